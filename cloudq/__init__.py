@@ -1,0 +1,1 @@
+"""cloudq: Celery's way of working on Amazon SQS and Lambda, with no broker to run."""

@@ -1,0 +1,46 @@
+"""Where time comes from. Everything that waits or compares times is given a Clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time. ``cloudq.testing`` has one that a test moves by hand."""
+
+    def time(self) -> float:
+        """Seconds since the epoch (wall clock; what messages and records carry)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back (what waits are measured with)."""
+        ...
+
+    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
+        """Wait on ``condition`` (held by the caller) for at most ``timeout`` seconds."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for ``seconds``."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
+        return condition.wait(timeout)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+SYSTEM_CLOCK: Clock = SystemClock()

@@ -1,0 +1,67 @@
+"""Named points in a task's and a worker's life where other code may listen.
+
+A listener is called with keyword arguments and must accept ``**_`` for what later releases add.
+What a listener raises is logged and goes no further: nobody's metrics may lose somebody's task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+logger = logging.getLogger("cloudq.hooks")
+
+Listener = Callable[..., Any]
+
+#: Every point, and what its listeners are given.
+POINTS: Final[dict[str, str]] = {
+    "before_publish": "envelope, queue: about to be sent",
+    "task_sent": "envelope, queue: the broker has it",
+    "task_received": "delivery, envelope: decoded by a worker",
+    "task_prerun": "task, request: user code starts now",
+    "task_postrun": "task, request, outcome: user code has ended",
+    "task_succeeded": "task, request, outcome: recorded as SUCCESS",
+    "task_failed": "task, request, outcome: recorded as FAILURE",
+    "task_retried": "task, request, outcome, delay: published again, delay in seconds",
+    "task_rejected": "delivery, reason, detail: buried in the dead-letter queue",
+    "task_revoked": "envelope, reason: not run (expired or revoked)",
+    "lease_lost": "delivery: its visibility ran out while it was held",
+    "worker_init": "worker: before the pool starts",
+    "worker_ready": "worker: consuming",
+    "worker_stopping": "worker, signal: no new messages are taken",
+    "worker_stopped": "worker: nothing runs any more",
+}
+
+
+class Hooks:
+    """The listeners of one app."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[Listener]] = {}
+
+    def on(self, point: str, listener: Listener | None = None) -> Any:
+        """Add a listener: ``hooks.on("task_failed", f)``, or as a decorator."""
+        if point not in POINTS:
+            raise ValueError(f"no hook point is called {point!r}; known: {', '.join(POINTS)}")
+        if listener is None:
+            return lambda function: self.on(point, function)
+        self._listeners.setdefault(point, []).append(listener)
+        return listener
+
+    def off(self, point: str, listener: Listener) -> None:
+        """Remove a listener; unknown ones are no error."""
+        if listener in self._listeners.get(point, ()):
+            self._listeners[point].remove(listener)
+
+    def wants(self, point: str) -> bool:
+        """Does anybody listen? Lets hot paths skip building arguments."""
+        return bool(self._listeners.get(point))
+
+    def fire(self, point: str, **data: Any) -> None:
+        """Call the listeners in order."""
+        for listener in tuple(self._listeners.get(point, ())):
+            try:
+                listener(**data)
+            except Exception:
+                logger.exception("a listener of %s failed: %r", point, listener)

@@ -1,0 +1,107 @@
+"""The contract of a pool: where tasks run.
+
+A pool knows nothing of messages: it moves a *job* to a *runner* and hands back the runner's
+*reply*, or says what became of the job when there is none (``Died``, ``TimedOut``).
+Implementations inherit nothing; ``cloudq.testing.contracts`` proves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+
+class Watch(Protocol):
+    """How a runner tells its pool about time limits, from inside the thread that runs the job."""
+
+    def begin(self, soft: float | None, hard: float | None) -> None:
+        """User code starts now. After ``soft`` seconds raise SoftTimeLimitExceeded in it; after
+        ``hard`` seconds stop it for good."""
+        ...
+
+    def end(self) -> None:
+        """User code has ended: no limit may strike any more. Idempotent."""
+        ...
+
+
+class Runner(Protocol):
+    """What a pool runs jobs with; one per pool, or one per child process. Never raises."""
+
+    def run(self, job: Any, watch: Watch) -> Any:
+        """Do the job and return the reply (both picklable)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the runner holds. Called once, in the process that made it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """How to make the runner: ``factory(*args)``, by import path, so that it works in a spawned
+    process. ``factory`` is ``"package.module:callable"``; ``args`` are picklable."""
+
+    factory: str
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The runner returned ``reply``."""
+
+    reply: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The process (or thread) that ran the job is gone. ``detail`` says how, for people:
+    "killed by signal 11 (SIGSEGV)", "exit code 3"."""
+
+    detail: str
+    started: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The job outlived its hard limit (seconds) and was stopped."""
+
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The job was never started: the pool is stopping."""
+
+
+End: TypeAlias = Finished | Died | TimedOut | Returned
+
+
+class Pool(Protocol):
+    """Runs jobs, ``size`` at a time."""
+
+    @property
+    def size(self) -> int:
+        """How many jobs run at once."""
+        ...
+
+    def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
+        """Make ready. ``runner`` is a ready-made one for pools that stay in this process; a pool
+        of processes makes its own from ``spec`` in every child and ignores it.
+
+        Raises ImproperlyConfigured when a child cannot make its runner (with the child's error).
+        """
+        ...
+
+    def submit(self, job: Any, done: Callable[[End], None]) -> None:
+        """Run ``job`` as soon as a place is free; never blocks (``solo`` runs it here and now).
+
+        ``done`` is called exactly once, from any thread, and must be quick.
+        """
+        ...
+
+    def stop(self, grace: float) -> None:
+        """No new jobs. Those not started end as ``Returned`` at once; running ones get ``grace``
+        seconds, then are stopped (``Died``) where the pool can. Idempotent; may be called again
+        with a shorter grace from another thread."""
+        ...

@@ -1,0 +1,142 @@
+"""Run one task function, once. Whatever it does, the answer is an Outcome.
+
+Only what stops the whole thread or process passes through: KeyboardInterrupt and a pool's own
+hard-limit exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from cloudq import aio, states
+from cloudq.context import Request, running
+from cloudq.errors import Ignore, Reject, Retry
+from cloudq.execution.outcome import ExceptionInfo, Outcome, format_traceback
+from cloudq.pools.base import Watch
+from cloudq.retry import RetryPolicy
+
+logger = logging.getLogger("cloudq.task")
+
+
+class Target(Protocol):
+    """What execution needs of a task."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def retry_policy(self) -> RetryPolicy: ...
+    @property
+    def entry(self) -> Callable[..., Any]:
+        """The function to call with the message's arguments (``self`` already bound)."""
+        ...
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None: ...
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None: ...
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None: ...
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None: ...
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None: ...
+
+
+class NoWatch:
+    """A Watch that watches nothing: no limits here."""
+
+    def begin(self, soft: float | None, hard: float | None) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+def call(target: Target, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch) -> Outcome:
+    """Run the task in this thread; ``async def`` tasks run on the process's event loop thread."""
+    started = time.perf_counter()
+    hard, soft = request.timelimit
+    with running(request):
+        try:
+            # begin() is inside: a soft limit may strike at any instruction up to end()
+            watch.begin(soft, hard)
+            try:
+                target.before_start(request.id or "", args, kwargs)
+                value = target.entry(*args, **kwargs)
+                if inspect.iscoroutine(value):
+                    value = aio.run(value)
+            finally:
+                watch.end()
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            outcome = judge(target, request, error, time.perf_counter() - started)
+        else:
+            outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
+        _tell(target, request, args, kwargs, outcome)
+    return outcome
+
+
+async def acall(
+    target: Target, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
+) -> Outcome:
+    """Run the task on this event loop; plain functions go to a thread."""
+    started = time.perf_counter()
+    hard, soft = request.timelimit
+    with running(request):
+        try:
+            watch.begin(soft, hard)
+            try:
+                target.before_start(request.id or "", args, kwargs)
+                value = await _on_loop(target.entry, args, kwargs)
+            finally:
+                watch.end()
+        except (Exception, SystemExit) as error:
+            outcome = judge(target, request, error, time.perf_counter() - started)
+        else:
+            outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
+        _tell(target, request, args, kwargs, outcome)
+    return outcome
+
+
+async def _on_loop(entry: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(entry):
+        coroutine: Coroutine[Any, Any, Any] = entry(*args, **kwargs)
+        return await coroutine
+    value = await aio.to_thread(entry, *args, **kwargs)
+    return await value if inspect.iscoroutine(value) else value
+
+
+def judge(target: Target, request: Request, error: BaseException, runtime: float = 0.0) -> Outcome:
+    """What an exception means: a retry, a wish of the task, or a failure."""
+    trace = format_traceback(error, skip=1)
+    if isinstance(error, Retry):
+        delay = error.delay if error.delay is not None else target.retry_policy.default_delay
+        return Outcome(states.RETRY, error=error.exc or error, traceback=trace, retry=error, delay=delay, runtime=runtime)
+    if isinstance(error, Ignore):
+        return Outcome(states.IGNORED, error=error, runtime=runtime)
+    if isinstance(error, Reject):
+        return Outcome(states.REJECTED, error=error, traceback=trace, requeue=error.requeue, runtime=runtime)
+    policy = target.retry_policy
+    exhausted = policy.max_retries is not None and request.retries >= policy.max_retries
+    if policy.wants(error) and not exhausted:
+        delay = policy.delay(request.retries)
+        retry = Retry(exc=error, delay=delay)
+        return Outcome(states.RETRY, error=error, traceback=trace, retry=retry, delay=delay, runtime=runtime)
+    return Outcome(states.FAILURE, error=error, traceback=trace, runtime=runtime)
+
+
+def _tell(target: Target, request: Request, args: Any, kwargs: Any, outcome: Outcome) -> None:
+    """Call the task's own hooks. What they raise is logged: the task has already ended."""
+    task_id = request.id or ""
+    try:
+        if outcome.state == states.SUCCESS:
+            target.on_success(outcome.value, task_id, args, kwargs)
+            target.after_return(outcome.state, outcome.value, task_id, args, kwargs, None)
+        elif outcome.error is not None and outcome.state in (states.FAILURE, states.RETRY):
+            einfo = ExceptionInfo(outcome.error, outcome.traceback or "")
+            hook = target.on_failure if outcome.state == states.FAILURE else target.on_retry
+            hook(outcome.error, task_id, args, kwargs, einfo)
+            target.after_return(outcome.state, outcome.error, task_id, args, kwargs, einfo)
+    except Exception:
+        logger.exception("a hook of task %s[%s] failed", target.name, task_id)

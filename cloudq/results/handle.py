@@ -1,0 +1,307 @@
+"""AsyncResult: a task's id, and what one can ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from cloudq import aio, context, states
+from cloudq.errors import CloudQError, TaskError, TimeoutError
+from cloudq.results.poller import Poller
+from cloudq.results.record import Record
+
+R = TypeVar("R")
+
+
+class Results(Protocol):
+    """What a handle needs of the app: its records. The app's own object; tests may stand in."""
+
+    def read(self, task_id: str) -> Record | None: ...
+    def forget(self, task_id: str) -> None: ...
+    @property
+    def poller(self) -> Poller: ...
+    def handle(self, task_id: str) -> AsyncResult[Any]: ...
+
+
+class AsyncResult(Generic[R]):
+    """The result of one task, now or later. Equal to any other with the same id.
+
+    Reading a property of an unfinished task asks the store once; a final record is kept.
+    PENDING also means "nothing is known of this id".
+    """
+
+    def __init__(self, id: str, results: Results, parent: AsyncResult[Any] | None = None) -> None:
+        self.id = id
+        self.parent = parent
+        self._results = results
+        self._record: Record | None = None
+
+    # --- the record -------------------------------------------------------------------------
+
+    def _read(self) -> Record:
+        if self._record is not None:
+            return self._record
+        record = self._results.read(self.id)
+        if record is None:
+            return Record(self.id, states.PENDING)
+        if record.final:
+            self._record = record
+        return record
+
+    @property
+    def task_id(self) -> str:
+        return self.id
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED, IGNORED or a custom one."""
+        return self._read().state
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The return value, or the exception *instance* of a failed task, or custom meta."""
+        return self._read().result
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The failed task's traceback as text."""
+        return self._read().traceback
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended (UTC)."""
+        done_at = self._read().done_at
+        return None if done_at is None else datetime.fromtimestamp(done_at, UTC)
+
+    @property
+    def name(self) -> str | None:
+        """The task's name (``result_extended``)."""
+        return self._read().name
+
+    @property
+    def args(self) -> Any:
+        """The task's positional arguments (``result_extended``)."""
+        return self._read().args
+
+    @property
+    def kwargs(self) -> Any:
+        """The task's keyword arguments (``result_extended``)."""
+        return self._read().kwargs
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that ran it (``result_extended``)."""
+        return self._read().worker
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came through (``result_extended``)."""
+        return self._read().queue
+
+    @property
+    def retries(self) -> int:
+        """How many times it was retried."""
+        return self._read().retries
+
+    @property
+    def children(self) -> list[AsyncResult[Any]]:
+        """Results of the tasks that this one sent; known once it has finished."""
+        return [self._results.handle(each) for each in self._read().children if isinstance(each, str)]
+
+    def ready(self) -> bool:
+        """Has it ended, one way or the other?"""
+        return self._read().final
+
+    def successful(self) -> bool:
+        """Did it end in SUCCESS?"""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Did it end in FAILURE?"""
+        return self.state == states.FAILURE
+
+    def forget(self) -> None:
+        """Delete the record from the store."""
+        self._record = None
+        self._results.forget(self.id)
+
+    async def aforget(self) -> None:
+        """Asyncio twin of ``forget``."""
+        await aio.to_thread(self.forget)
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """Wait for the task to end and return its value.
+
+        ``timeout`` is in seconds, None waits for ever. A failed task raises its exception here
+        (``propagate=False`` returns it). ``callback(task_id, value)`` is called before returning.
+        Raises ``TimeoutError``; RuntimeError inside a task, where waiting for another task can
+        block every place of the worker (``disable_sync_subtasks=False`` allows it).
+        """
+        if disable_sync_subtasks:
+            refuse_inside_task()
+        record = self._wait(timeout)
+        return self._conclude(record, propagate, callback)
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Asyncio twin of ``get``; may be awaited inside ``async def`` tasks."""
+        record = await self._await(timeout)
+        return self._conclude(record, propagate, None)
+
+    wait = get
+
+    def maybe_throw(self, propagate: bool = True) -> Any:
+        """Raise the task's exception if it has failed; otherwise return its result, if any."""
+        record = self._read()
+        if record.failed and propagate:
+            raise _error_of(record)
+        return record.result
+
+    maybe_reraise = maybe_throw
+
+    def _wait(self, timeout: float | None) -> Record:
+        record = self._read()
+        if record.final:
+            return record
+        done = threading.Event()
+        answer: list[tuple[Record | None, CloudQError | None]] = []
+
+        def arrived(found: Record | None, error: CloudQError | None) -> None:
+            answer.append((found, error))
+            done.set()
+
+        poller = self._results.poller
+        ticket = poller.watch(self.id, arrived)
+        try:
+            arrived_in_time = done.wait(timeout)
+        finally:
+            poller.cancel(ticket)
+        if not arrived_in_time and not answer:
+            raise self._late(timeout)
+        return self._keep(answer[0])
+
+    async def _await(self, timeout: float | None) -> Record:
+        if self._record is not None:
+            return self._record
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Record | None, CloudQError | None]] = loop.create_future()
+
+        def settle(found: Record | None, error: CloudQError | None) -> None:
+            if not future.done():
+                future.set_result((found, error))
+
+        poller = self._results.poller
+        ticket = poller.watch(self.id, lambda found, error: loop.call_soon_threadsafe(settle, found, error))
+        try:
+            return self._keep(await asyncio.wait_for(future, timeout))
+        except builtins.TimeoutError:
+            raise self._late(timeout) from None
+        finally:
+            poller.cancel(ticket)
+
+    def _keep(self, answer: tuple[Record | None, CloudQError | None]) -> Record:
+        record, error = answer
+        if error is not None:
+            raise error
+        assert record is not None
+        self._record = record
+        return record
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"task {self.id} has not ended within {timeout:g} seconds")
+
+    def _conclude(self, record: Record, propagate: bool, callback: Callable[[str, Any], None] | None) -> R:
+        if record.failed and propagate:
+            raise _error_of(record)
+        if callback is not None:
+            callback(self.id, record.result)
+        value: R = record.result
+        return value
+
+    # --- being a value ----------------------------------------------------------------------
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | None, AsyncResult[Any]]]:
+        """(parent, result) for this task and everything it led to, breadth first."""
+        pending: list[tuple[AsyncResult[Any] | None, AsyncResult[Any]]] = [(None, self)]
+        while pending:
+            parent, node = pending.pop(0)
+            yield parent, node
+            if node.ready():
+                pending.extend((node, child) for child in node.children)
+            elif not intermediate:
+                raise CloudQError(f"task {node.id} has not ended: its children are not known yet")
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[AsyncResult[Any], Any]]:
+        """(result, value) for this task and everything it led to; waits for each (see ``get``)."""
+        for _, result in self.iterdeps(intermediate=intermediate):
+            yield result, result.get(**kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return other.id == self.id
+        return other == self.id if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran in this process, with ``apply()`` or ``task_always_eager``."""
+
+    def __init__(self, record: Record, results: Results) -> None:
+        super().__init__(record.id, results)
+        self._record = record
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """The value, at once; waiting inside a task is no danger here."""
+        assert self._record is not None
+        return self._conclude(self._record, propagate, callback)
+
+    wait = get
+
+    def forget(self) -> None:
+        """Nothing is stored: the record stays with this object."""
+
+
+def refuse_inside_task() -> None:
+    """Raise RuntimeError when a task runs in this context."""
+    if context.current() is not None:
+        raise RuntimeError(
+            "get() inside a task waits for another task while it holds a place of the worker, and can block it "
+            "for good: use a chain or a chord, `await r.aget()` in an async task, or get(disable_sync_subtasks=False)"
+        )
+
+
+def _error_of(record: Record) -> BaseException:
+    if isinstance(record.result, BaseException):
+        return record.result
+    return TaskError(f"task {record.id} ended in {record.state}: {record.result!r}")

@@ -1,0 +1,128 @@
+"""The record of a task: what a results store holds about it, as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+
+from cloudq import states
+from cloudq.errors import CorruptRecord, DecodeError
+from cloudq.results import failure
+
+#: Format of the document; a newer one is refused, not guessed at.
+RECORD_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One task's state. Times are seconds since the epoch.
+
+    ``result`` is the return value (SUCCESS), the exception (FAILURE, RETRY, REVOKED, REJECTED) or
+    whatever ``update_state`` was given as ``meta``. ``children`` are ids of tasks this one sent.
+    """
+
+    id: str
+    state: str
+    result: Any = None
+    traceback: str | None = None
+    retries: int = 0
+    done_at: float | None = None
+    name: str | None = None
+    worker: str | None = None
+    queue: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    runtime: float | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    children: tuple[Any, ...] = ()
+    #: RETRY only: when the next try is due; None when the retry changed more than the time.
+    retry_at: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def final(self) -> bool:
+        return states.is_final(self.state)
+
+    @property
+    def failed(self) -> bool:
+        return self.state in states.PROPAGATE_STATES
+
+    def with_(self, **changes: Any) -> Record:
+        return replace(self, **changes)
+
+
+_PLAIN: Final = (
+    "traceback",
+    "retries",
+    "done_at",
+    "name",
+    "worker",
+    "queue",
+    "runtime",
+    "root_id",
+    "parent_id",
+    "group_id",
+    "retry_at",
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def dump(record: Record, pack: Callable[[Any], Any]) -> bytes:
+    """The document. ``pack`` makes values JSON-able (``Codec.pack``); raises SerializationError."""
+    document: dict[str, Any] = {"v": RECORD_VERSION, "id": record.id, "state": record.state}
+    if isinstance(record.result, BaseException):
+        document["error"] = failure.to_plain(record.result, pack)
+    elif record.result is not None:
+        document["result"] = pack(record.result)
+    for name in _PLAIN:
+        value = getattr(record, name)
+        if value:
+            document[name] = value
+    if record.args is not None or record.kwargs is not None:
+        document["arguments"] = pack([record.args, record.kwargs])
+    if record.children:
+        document["children"] = list(record.children)
+    return _encode({**record.extra, **document})
+
+
+def load(data: bytes, unpack: Callable[[Any], Any], key: str) -> Record:
+    """Read a document. Raises CorruptRecord naming ``key``."""
+    try:
+        document = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptRecord(f"the record {key} is no JSON document: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("state"), str):
+        raise CorruptRecord(f"the record {key} is not a task record")
+    version = document.pop("v", RECORD_VERSION)
+    if not isinstance(version, int) or version > RECORD_VERSION:
+        raise CorruptRecord(
+            f"the record {key} has format {version!r}; this release reads up to {RECORD_VERSION}: upgrade cloudq here"
+        )
+    try:
+        return _build(document, unpack, key)
+    except (DecodeError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptRecord(f"the record {key} cannot be read: {error}") from error
+
+
+def _build(document: dict[str, Any], unpack: Callable[[Any], Any], key: str) -> Record:
+    fields: dict[str, Any] = {name: document.pop(name) for name in _PLAIN if name in document}
+    if "error" in document:
+        fields["result"] = failure.from_plain(document.pop("error"), unpack)
+    elif "result" in document:
+        fields["result"] = unpack(document.pop("result"))
+    if "arguments" in document:
+        fields["args"], fields["kwargs"] = unpack(document.pop("arguments"))
+    return Record(
+        id=document.pop("id", key.rpartition("/")[2]),
+        state=document.pop("state"),
+        children=tuple(document.pop("children", ())),
+        extra=document,
+        **fields,
+    )

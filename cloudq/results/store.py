@@ -1,0 +1,99 @@
+"""Task records on a results store: states only move forward, a final record never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from cloudq.backends.base import ABSENT, Condition, Entry, Matches, ResultBackend, Version
+from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.errors import Conflict, OperationalError
+from cloudq.results import record as documents
+from cloudq.results.record import Record
+
+#: A record that this many writers keep changing under our hands is given up on.
+_ATTEMPTS = 20
+
+
+def task_key(task_id: str) -> str:
+    """The key of a task's record; ids chosen by users may hold any character."""
+    return "task/" + quote(task_id, safe="")
+
+
+class ResultStore:
+    """Reads and writes records. ``expires`` is seconds that a record is kept, or None."""
+
+    def __init__(
+        self,
+        backend: ResultBackend,
+        pack: Callable[[Any], Any],
+        unpack: Callable[[Any], Any],
+        *,
+        expires: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.backend = backend
+        self._pack = pack
+        self._unpack = unpack
+        self._expires = expires
+        self._clock = clock
+
+    def read(self, task_id: str) -> Record | None:
+        """The record, or None when nothing was ever written (or it expired)."""
+        found = self.read_versioned(task_id)
+        return found[0] if found else None
+
+    def read_versioned(self, task_id: str) -> tuple[Record, Version] | None:
+        """The record and the version to write over it."""
+        key = task_key(task_id)
+        entry = self.backend.read(key)
+        return (self._load(entry, key), entry.version) if entry is not None else None
+
+    def read_many(self, task_ids: Iterable[str]) -> dict[str, Record]:
+        """The records that exist, by task id; one call per ``batch_read`` ids."""
+        by_key = {task_key(each): each for each in task_ids}
+        entries = self.backend.read_many(by_key)
+        return {by_key[key]: self._load(entry, key) for key, entry in entries.items()}
+
+    def finish(self, record: Record, known: Version | None = None) -> Record:
+        """Write a final record unless a final one is there; return the one that stands.
+
+        One conditional write when nothing is there yet (decision 6), or when ``known`` is the
+        version of the unfinished record that is there. Raises SerializationError, ValueTooLarge.
+        """
+        return self._forward(record, known)[0]
+
+    def progress(self, record: Record, known: Version | None = None) -> tuple[Record, Version | None]:
+        """Write an unfinished record (STARTED, RETRY, custom) unless a later one stands.
+
+        Returns what stands and its version. A record of an earlier try is overwritten, one of a
+        later try or a final one is not.
+        """
+        return self._forward(record, known)
+
+    def forget(self, task_id: str) -> None:
+        """Delete the record."""
+        self.backend.delete(task_key(task_id))
+
+    def _forward(self, record: Record, known: Version | None) -> tuple[Record, Version | None]:
+        key = task_key(record.id)
+        value = documents.dump(record, self._pack)
+        expires_at = None if self._expires is None else self._clock.time() + self._expires
+        when: Condition = ABSENT if known is None else Matches(known)
+        for _ in range(_ATTEMPTS):
+            try:
+                return record, self.backend.write(key, value, when, expires_at)
+            except Conflict as conflict:
+                present = conflict.present if conflict.present is not None else self.backend.read(key)
+            if present is None:
+                when = ABSENT
+                continue
+            standing = self._load(present, key)
+            if standing.final or (not record.final and standing.retries > record.retries):
+                return standing, present.version
+            when = Matches(present.version)
+        raise OperationalError(f"the record {key} in {self.backend.url} kept changing; gave up after {_ATTEMPTS} tries")
+
+    def _load(self, entry: Entry, key: str) -> Record:
+        return documents.load(entry.value, self._unpack, f"{key} in {self.backend.url}")

@@ -1,0 +1,317 @@
+"""Every setting of an app: its type, default, unit and meaning, in one table.
+
+Names are Celery's where the idea is the same. Values come, later ones winning, from the defaults,
+``[tool.cloudq]`` in pyproject.toml, ``CLOUDQ_*`` environment variables, ``app.config_from_object``,
+the arguments of ``CloudQ(...)``, and ``app.conf`` itself. An unknown name or a value of the wrong
+type is refused with the nearest right name or the expected type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from cloudq.errors import SettingError
+
+
+def _setting(default: Any, doc: str, unit: str = "") -> Any:
+    metadata = {"doc": doc, "unit": unit}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Settings:
+    """The values in force. ``docs/settings.md`` lists them; a test keeps the two alike."""
+
+    # where things are
+    broker_url: str | None = _setting(
+        None, "Broker URL: `sqs://`, `sqlite:///path`, `memory://`. Default: one SQLite file, `.cloudq/cloudq.db`."
+    )
+    result_backend: str | None = _setting(
+        None,
+        "Results URL: `dynamodb://table`, `s3://bucket/prefix`, `gs://`, `azureblob://`, `file:///dir`, "
+        "`sqlite:///path`, `memory://`; `disabled://` for none. Default: the same SQLite file.",
+    )
+    env: str = _setting("development", "`production` (or running inside Lambda) means: no default URLs, a missing one is an error.")
+    include: list[str] = _setting([], "Modules that define tasks, imported by the worker.")
+    timezone: str = _setting("UTC", "Time zone of schedules and of naive `eta`/`expires` values.")
+    enable_utc: bool = _setting(True, "Naive datetimes are UTC; otherwise they are in `timezone`.")
+    aws_driver: str = _setting("boto3", "What carries AWS calls: `boto3`.")
+
+    # queues and messages
+    task_default_queue: str = _setting("cloudq", "Queue of tasks that nothing routes elsewhere.")
+    task_routes: Any = _setting(
+        None, "Where tasks go: a mapping of name or glob to queue (or `{'queue': ...}`), a function, or a list of these."
+    )
+    task_serializer: str = _setting("json", "Serializer of arguments: `json`, `msgpack`, `yaml`, `pickle`.")
+    result_serializer: str = _setting("json", "Serializer of results.")
+    accept_content: list[str] = _setting(["json"], "Serializers whose content is read. `pickle` also needs signed messages.")
+    task_compression: str | None = _setting(None, "Compression of arguments: `gzip`, `bzip2`, `zstd`, or none.")
+    task_compression_threshold: int = _setting(16384, "Arguments smaller than this stay uncompressed.", "bytes")
+    security_keys: dict[str, str] = _setting({}, "Signing keys, id to secret: the first signs, all verify.")
+    security_required: bool = _setting(False, "Bury messages that carry no valid signature.")
+    task_publish_retry: bool = _setting(True, "Try again when the broker is unavailable while publishing.")
+    task_publish_retry_timeout: float = _setting(10.0, "How long a publish keeps trying.", "seconds")
+
+    # tasks
+    task_acks_late: bool = _setting(True, "Delete the message after the task has been settled; False: before it runs (at most once).")
+    task_reject_on_worker_lost: bool = _setting(
+        True, "A task whose process died is delivered again, up to the queue's redrive limit; False: it fails at once."
+    )
+    task_ignore_result: bool = _setting(False, "Store no results unless a task says otherwise.")
+    task_store_errors_even_if_ignored: bool = _setting(False, "Store failures of tasks that ignore their results.")
+    task_track_started: bool = _setting(False, "Record STARTED when a task begins: one more write per task.")
+    task_time_limit: float | None = _setting(None, "Hard limit of every task.", "seconds")
+    task_soft_time_limit: float | None = _setting(None, "Soft limit of every task.", "seconds")
+    task_default_max_retries: int | None = _setting(3, "`max_retries` of tasks that do not say; None: no limit.")
+    task_default_retry_delay: float = _setting(180.0, "Wait before a retry that names none.", "seconds")
+    task_always_eager: bool = _setting(False, "`delay()` runs the task at once, in this process.")
+    task_eager_propagates: bool = _setting(False, "Eager tasks raise their errors in the caller.")
+    task_store_eager_result: bool = _setting(False, "Eager tasks write their results to the backend as well.")
+    task_dead_letter: bool = _setting(False, "Failed tasks are also copied to the dead-letter queue.")
+
+    # results
+    result_expires: float | None = _setting(86400.0, "How long results are kept; None: for ever.", "seconds")
+    result_extended: bool = _setting(False, "Records also hold the task's name, arguments, worker and queue.")
+
+    # workers
+    worker_concurrency: int | None = _setting(None, "Tasks that run at once. Default: the number of cores (16 for threads).")
+    worker_pool: str = _setting("prefork", "Where tasks run: `solo`, `threads`, `prefork`, `asyncio`.")
+    worker_prefetch_multiplier: float = _setting(
+        1.0, "Messages held beyond the running ones, as a multiple of the concurrency. 0: none."
+    )
+    worker_max_tasks_per_child: int | None = _setting(None, "A prefork child is replaced after this many tasks.")
+    worker_max_memory_per_child: int | None = _setting(None, "A prefork child that grew past this is replaced after its task.", "KiB")
+    worker_shutdown_timeout: float = _setting(30.0, "How long running tasks may go on after the first signal.", "seconds")
+    worker_lost_wait: float = _setting(1.0, "Wait before a task whose process died is delivered again.", "seconds")
+    worker_visibility_timeout: float | None = _setting(
+        None, "Invisibility asked for on receipt, renewed while the task runs. Default: the queue's own.", "seconds"
+    )
+    worker_wait_time: float = _setting(20.0, "Length of a long poll on an idle queue.", "seconds")
+    worker_settle_timeout: float = _setting(
+        300.0, "How long a finished task's result is retried while the store is unavailable, before the message is given back.", "seconds"
+    )
+    worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of every setting, in the order of the table."""
+        for each in dataclasses.fields(self):
+            yield each.name, getattr(self, each.name)
+
+
+_TYPES: dict[str, Any] = get_type_hints(Settings)
+NAMES: tuple[str, ...] = tuple(_TYPES)
+
+#: Celery settings that mean nothing on a queue without a broker process; say why instead of guessing.
+_NOT_HERE: dict[str, str] = {
+    "broker_transport_options": "put options into the URL: sqs://?region=eu-west-1&visibility_timeout=60",
+    "result_backend_transport_options": "put options into the URL",
+    "task_queues": "queues exist in AWS (Terraform, `cloudq queues create`); route with task_routes",
+    "task_create_missing_queues": "the runtime never creates queues; use `cloudq queues create` or Terraform",
+    "broker_connection_retry_on_startup": "the worker always retries an unavailable broker",
+    "imports": "use include",
+    "task_protocol": "cloudq has its own wire format, see docs/reference/protocol.md",
+}
+
+
+def _type_name(wanted: Any) -> str:
+    return getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")  # type: ignore[return-value]
+
+
+def check(name: str, value: Any, *, text: bool = False) -> Any:
+    """The value as its setting's type. ``text``: it came from the environment, so convert.
+
+    Raises SettingError.
+    """
+    if name not in _TYPES:
+        raise SettingError(unknown(name))
+    wanted = _TYPES[name]
+    if wanted is Any:
+        return msgspec.json.decode(value) if text and isinstance(value, str) and value[:1] in "[{" else value
+    if text and isinstance(value, str):
+        value = _from_text(value, wanted)
+    if isinstance(value, bool) and wanted in (int, float, int | None, float | None):
+        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r}")
+    if isinstance(value, tuple):
+        value = list(value)
+    try:
+        return msgspec.convert(value, wanted, strict=not text)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r} ({error})") from None
+
+
+def _from_text(value: str, wanted: Any) -> Any:
+    if wanted == list[str]:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if value.strip().lower() in ("", "none", "null") and type(None) in getattr(wanted, "__args__", ()):
+        return None
+    if wanted is bool:
+        return {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value.lower())
+    if value[:1] == "{":
+        return msgspec.json.decode(value)
+    return value
+
+
+def unknown(name: str) -> str:
+    """What to say of a name that is no setting."""
+    if name in _NOT_HERE:
+        return f"no setting {name!r} in cloudq: {_NOT_HERE[name]}"
+    near = difflib.get_close_matches(name.lower(), NAMES, 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"no setting is called {name!r}{hint}"
+
+
+class Conf:
+    """``app.conf``: settings as attributes and items, each checked when it is set.
+
+    ``seal`` is called by the app once it has opened its broker and backend: from then on the
+    URLs can no longer change unnoticed.
+    """
+
+    __slots__ = ("_explicit", "_sealed", "_values")
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        object.__setattr__(self, "_values", Settings())
+        object.__setattr__(self, "_explicit", set())
+        object.__setattr__(self, "_sealed", {})
+        self.update(values or {})
+
+    _values: Settings
+    _explicit: set[str]
+    _sealed: dict[str, str]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return getattr(self._values, name)
+        except AttributeError:
+            raise AttributeError(unknown(name)) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._set(name, value)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._set(name, value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _TYPES
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or ``default`` when no setting has that name."""
+        return getattr(self._values, name) if name in _TYPES else default
+
+    def update(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Set several; all are checked before any is set."""
+        checked = {name: check(name, value) for name, value in {**(values or {}), **more}.items()}
+        for name, value in checked.items():
+            self._set(name, value)
+
+    def explicit(self, name: str) -> bool:
+        """Was it set by anybody, or is it the default?"""
+        return name in self._explicit
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of every setting."""
+        return self._values.items()
+
+    def seal(self, name: str, why: str) -> None:
+        """From now on, setting ``name`` to something else is an error."""
+        self._sealed[name] = why
+
+    def load_environment(self, environ: Mapping[str, str] | None = None) -> None:
+        """Take ``CLOUDQ_<NAME>`` variables. Unknown ones are refused unless they belong to the tools."""
+        for variable, value in (os.environ if environ is None else environ).items():
+            if not variable.startswith("CLOUDQ_") or variable.startswith("CLOUDQ_TEST_") or variable in TOOL_VARIABLES:
+                continue
+            name = variable.removeprefix("CLOUDQ_").lower()
+            if name not in _TYPES:
+                raise SettingError(f"environment variable {variable}: {unknown(name)}")
+            try:
+                self._set(name, check(name, value, text=True))
+            except SettingError as error:
+                raise SettingError(f"environment variable {variable}: {error}") from None
+
+    def load_pyproject(self, start: Path | None = None) -> Path | None:
+        """Take ``[tool.cloudq]`` of the nearest pyproject.toml at or above ``start``."""
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            path = folder / "pyproject.toml"
+            if not path.is_file():
+                continue
+            try:
+                table = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("cloudq")
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise SettingError(f"{path}: {error}") from None
+            if table is None:
+                return None
+            try:
+                self.update(table)
+            except SettingError as error:
+                raise SettingError(f"{path} [tool.cloudq]: {error}") from None
+            return path
+        return None
+
+    def load_object(self, source: Any, namespace: str | None = None) -> None:
+        """Take settings from a module, class or mapping.
+
+        Mappings are taken whole. Of a module or class the public lower-case names are taken, or
+        with ``namespace="CLOUDQ"`` the ``CLOUDQ_*`` ones (Django's habit).
+        """
+        if isinstance(source, Mapping):
+            found = dict(source)
+        elif namespace:
+            start = namespace.upper() + "_"
+            found = {n.removeprefix(start).lower(): getattr(source, n) for n in dir(source) if n.startswith(start)}
+        else:
+            found = {
+                n: getattr(source, n)
+                for n in dir(source)
+                if not n.startswith("_") and n.islower() and (n in _TYPES or _is_plain(getattr(source, n)))
+            }
+        self.update(found)
+
+    def _set(self, name: str, value: Any) -> None:
+        value = check(name, value)
+        if name in self._sealed and value != getattr(self._values, name):
+            raise SettingError(f"setting {name} can no longer change: {self._sealed[name]}")
+        setattr(self._values, name, value)
+        self._explicit.add(name)
+
+
+#: Environment variables of the command line and the handlers, which are no settings.
+TOOL_VARIABLES = frozenset({"CLOUDQ_APP", "CLOUDQ_DEBUG"})
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | list | dict | tuple | None)
+
+
+def reference() -> list[tuple[str, str, str, str, str]]:
+    """(name, type, default, unit, meaning) of every setting, for the documentation."""
+    rows = []
+    defaults = Settings()
+    for each in dataclasses.fields(Settings):
+        rows.append(
+            (
+                each.name,
+                _type_name(_TYPES[each.name]),
+                repr(getattr(defaults, each.name)),
+                each.metadata["unit"],
+                each.metadata["doc"],
+            )
+        )
+    return rows

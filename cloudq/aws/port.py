@@ -6,15 +6,17 @@ never got an answer). Plug-ins therefore hold no SDK objects, and a leaner trans
 for botocore.
 
 Plug-ins write an operation once, as a generator that yields ``Call``s and is sent the answers
-(``run`` drives it on a sync port, ``arun`` on an async one).
+(``run`` drives it on a sync port, ``arun`` on an async one); it yields a ``Pause`` to wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import OperationalError
 
 T = TypeVar("T")
@@ -32,7 +34,14 @@ class Call:
     timeout: float = 0.0
 
 
-Operation: TypeAlias = Generator[Call, Answer, T]
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for so many seconds, then go on (with an empty answer)."""
+
+    seconds: float
+
+
+Operation: TypeAlias = Generator[Call | Pause, Answer, T]
 
 
 class AwsError(OperationalError):
@@ -60,16 +69,25 @@ class AwsError(OperationalError):
 
 
 class Port(Protocol):
-    """A way to call AWS. Thread-safe. Retries transient errors itself, as botocore's standard mode."""
+    """A way to call AWS. Thread-safe. Retries transient errors and throttling itself."""
 
     @property
-    def region(self) -> str: ...
-
-    def call(self, call: Call) -> Answer:
-        """Make the call. Raises AwsError, ServiceUnavailable, CredentialsError."""
+    def region(self) -> str:
+        """The region's name (``eu-west-1``). Raises ImproperlyConfigured when none is set."""
         ...
 
-    def close(self) -> None: ...
+    def call(self, call: Call) -> Answer:
+        """Make the call.
+
+        DynamoDB values are in the typed low-level form (``{"S": ...}``); a streamed body (S3
+        ``GetObject``) comes as bytes. Raises AwsError, or its siblings ServiceUnavailable,
+        CredentialsError, AccessDenied; ImproperlyConfigured when there is no region.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections. Ports are shared: a later call opens new ones."""
+        ...
 
 
 class AsyncPort(Protocol):
@@ -83,17 +101,21 @@ class AsyncPort(Protocol):
     async def close(self) -> None: ...
 
 
-def run(port: Port, operation: Operation[T]) -> T:
+def run(port: Port, operation: Operation[T], clock: Clock = SYSTEM_CLOCK) -> T:
     """Drive an operation on a sync port; errors are thrown into it at the yield."""
     try:
-        call = next(operation)
+        step = next(operation)
         while True:
+            if isinstance(step, Pause):
+                clock.sleep(step.seconds)
+                step = operation.send({})
+                continue
             try:
-                answer = port.call(call)
+                answer = port.call(step)
             except OperationalError as error:
-                call = operation.throw(error)
+                step = operation.throw(error)
             else:
-                call = operation.send(answer)
+                step = operation.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -102,14 +124,18 @@ def run(port: Port, operation: Operation[T]) -> T:
 async def arun(port: AsyncPort, operation: Operation[T]) -> T:
     """Drive an operation on an async port."""
     try:
-        call = next(operation)
+        step = next(operation)
         while True:
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                step = operation.send({})
+                continue
             try:
-                answer = await port.call(call)
+                answer = await port.call(step)
             except OperationalError as error:
-                call = operation.throw(error)
+                step = operation.throw(error)
             else:
-                call = operation.send(answer)
+                step = operation.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result

@@ -1,0 +1,147 @@
+"""The AWS port over boto3."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cloudq.aws.errors import from_botocore, is_throttled
+from cloudq.aws.options import LOCAL_REGION, OWN_ATTEMPTS, OWN_BACKOFF, config_options, is_slow
+from cloudq.aws.port import Answer, Call
+from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.errors import ImproperlyConfigured
+from cloudq.retry import backoff
+
+
+class _Clients:
+    """One process's session and clients. A forked child must not share its parent's sockets."""
+
+    def __init__(self, region: str | None, endpoint_url: str | None, profile: str | None) -> None:
+        self.pid = os.getpid()
+        self._endpoint_url = endpoint_url
+        self._given = (region, profile)
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._clients: dict[tuple[str, bool], Any] = {}
+        self._methods: dict[tuple[str, str, bool], Callable[..., Any]] = {}
+
+    def session(self) -> Any:
+        with self._lock:
+            return self._make_session()
+
+    def _make_session(self) -> Any:
+        if self._session is None:
+            import boto3
+
+            region, profile = self._given
+            session: Any = boto3.Session(region_name=region, profile_name=profile)
+            if session.region_name is None and self._endpoint_url:
+                session = boto3.Session(region_name=LOCAL_REGION, profile_name=profile)
+            self._session = session
+        return self._session
+
+    def method(self, service: str, operation: str, slow: bool) -> Callable[..., Any]:
+        """The client's method for an operation, made once."""
+        found = self._methods.get((service, operation, slow))
+        if found is None:
+            from botocore import xform_name
+
+            client = self._client(service, slow)
+            found = self._methods[service, operation, slow] = getattr(client, xform_name(operation))
+        return found
+
+    def _client(self, service: str, slow: bool) -> Any:
+        # Making clients is not thread-safe in boto3; using them is.
+        with self._lock:
+            client = self._clients.get((service, slow))
+            if client is None:
+                from botocore.config import Config
+
+                client = self._make_session().client(
+                    service,
+                    endpoint_url=self._endpoint_url,
+                    config=Config(**config_options(service, slow, self._endpoint_url)),
+                )
+                self._clients[service, slow] = client
+            return client
+
+    def close(self) -> None:
+        with self._lock:
+            clients, self._clients, self._methods = list(self._clients.values()), {}, {}
+        for client in clients:
+            client.close()
+
+
+class BotoPort:
+    """``Port`` over boto3: one session, one client per service, made at first use."""
+
+    def __init__(
+        self,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._args = (region, endpoint_url, profile)
+        self._clock = clock
+        self._mine = _Clients(*self._args)
+
+    def _clients(self) -> _Clients:
+        clients = self._mine
+        if clients.pid != os.getpid():
+            # Dropped, not closed: the sockets are the parent's too.
+            clients = self._mine = _Clients(*self._args)
+        return clients
+
+    @property
+    def region(self) -> str:
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            name = self._clients().session().region_name
+        except BotoCoreError as error:
+            raise from_botocore(error, Call("aws", "session", {})) from error
+        if not name:
+            raise ImproperlyConfigured("no AWS region; set AWS_REGION or ?region=")
+        return str(name)
+
+    def call(self, call: Call) -> Answer:
+        """See ``Port.call``."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        waits = backoff(*OWN_BACKOFF)
+        for attempt in range(1, OWN_ATTEMPTS + 1):
+            try:
+                return self._once(call)
+            except (BotoCoreError, ClientError) as error:
+                if attempt == OWN_ATTEMPTS or not worth_another_try(error):
+                    raise from_botocore(error, call) from error
+            self._clock.sleep(next(waits))
+        raise AssertionError("unreachable")
+
+    def _once(self, call: Call) -> Answer:
+        method = self._clients().method(call.service, call.operation, is_slow(call))
+        answer: dict[str, Any] = method(**call.params)
+        body = answer.get("Body")
+        if body is not None and hasattr(body, "read"):
+            with body:
+                answer["Body"] = body.read()
+        return answer
+
+    def close(self) -> None:
+        """See ``Port.close``."""
+        self._clients().close()
+
+
+def worth_another_try(error: Exception) -> bool:
+    """Is this what botocore's own retries leave out: throttling by a code it does not know (it
+    then made a single try), or an answer whose body broke off?"""
+    from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
+
+    if isinstance(error, ClientError):
+        response = error.response
+        tries = response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        return tries == 0 and is_throttled(response.get("Error", {}).get("Code", ""))
+    return isinstance(error, ResponseStreamingError | IncompleteReadError)

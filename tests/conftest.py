@@ -1,0 +1,50 @@
+"""Fixtures for all tests: AWS credentials that open nothing, and local servers, one per session."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# --import-mode=importlib puts nothing on sys.path; tests share helpers as ``from servers import ...``.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import servers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws_env() -> Iterator[None]:
+    """Dummy credentials and region us-east-1 for the whole session, whatever the machine has set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.AWS_ENV.items():
+            if value is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, value)
+        for name in [name for name in os.environ if name.startswith("CLOUDQ_") and "TEST" not in name]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto_url(tmp_path_factory: pytest.TempPathFactory, aws_env: None) -> Iterator[str]:
+    """A moto server, shared by the session: use names of your own (``unique``)."""
+    with servers.moto(tmp_path_factory.mktemp("moto")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ministack_url(tmp_path_factory: pytest.TempPathFactory, aws_env: None) -> Iterator[str]:
+    """A ministack server, shared by the session: use names of your own (``unique``)."""
+    with servers.ministack(tmp_path_factory.mktemp("ministack")) as url:
+        yield url
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short name nobody else has: for queues, tables and buckets on shared servers."""
+    return f"t{uuid.uuid4().hex[:12]}"

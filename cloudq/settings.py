@@ -73,8 +73,6 @@ class Settings:
     task_track_started: bool = _setting(False, "Record STARTED when a task begins: one more write per task.")
     task_time_limit: float | None = _setting(None, "Hard limit of every task.", "seconds")
     task_soft_time_limit: float | None = _setting(None, "Soft limit of every task.", "seconds")
-    task_default_max_retries: int | None = _setting(3, "`max_retries` of tasks that do not say; None: no limit.")
-    task_default_retry_delay: float = _setting(180.0, "Wait before a retry that names none.", "seconds")
     task_always_eager: bool = _setting(False, "`delay()` runs the task at once, in this process.")
     task_eager_propagates: bool = _setting(False, "Eager tasks raise their errors in the caller.")
     task_store_eager_result: bool = _setting(False, "Eager tasks write their results to the backend as well.")

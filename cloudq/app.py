@@ -1,0 +1,450 @@
+"""CloudQ: the app. A value that holds settings and tasks, and opens broker and backend when needed."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+
+from cloudq import aio, states
+from cloudq.backends.base import ResultBackend
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import Broker
+from cloudq.brokers.open import open_broker
+from cloudq.canvas.signature import Signature
+from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.context import current
+from cloudq.errors import ImproperlyConfigured, SendError
+from cloudq.hooks import Hooks
+from cloudq.options import CallOptions, TaskOptions
+from cloudq.producer import Outgoing, Producer
+from cloudq.registry import Registry
+from cloudq.results.handle import AsyncResult, EagerResult
+from cloudq.results.poller import Poller
+from cloudq.results.record import Record
+from cloudq.results.store import ResultStore
+from cloudq.runtime.inline import Inline
+from cloudq.runtime.lifecycle import Lifecycle
+from cloudq.runtime.patience import Patience
+from cloudq.runtime.settle import Settler
+from cloudq.serializers.codec import Codec
+from cloudq.settings import Conf
+from cloudq.task import AsyncTask, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: One file for both, when nobody says otherwise: real across processes, for one machine.
+EMBEDDED = "sqlite:///.cloudq/cloudq.db"
+
+#: Calls that send_many holds in memory at once.
+_CHUNK = 1000
+
+
+class CloudQ:
+    """An application: ``app = CloudQ("shop", broker="sqs://", backend="dynamodb://cloudq-results")``.
+
+    ``broker`` and ``backend`` are URLs or ready-made instances; without them the settings, the
+    environment, and at last one SQLite file in ``.cloudq/`` are used. Other keyword arguments are
+    settings (see ``docs/settings.md``). Nothing is opened before it is needed.
+    """
+
+    def __init__(
+        self,
+        main: str = "cloudq",
+        *,
+        broker: str | Broker | None = None,
+        backend: str | ResultBackend | None = None,
+        include: Iterable[str] = (),
+        clock: Clock = SYSTEM_CLOCK,
+        **settings: Any,
+    ) -> None:
+        self.main = main
+        self.conf = Conf()
+        self.conf.load_pyproject()
+        self.conf.load_environment()
+        self._given_broker = None if isinstance(broker, str) else broker
+        self._given_backend = None if isinstance(backend, str) else backend
+        if isinstance(broker, str):
+            settings["broker_url"] = broker
+        if isinstance(backend, str):
+            settings["result_backend"] = backend
+        if include:
+            settings["include"] = list(include)
+        self.conf.update(settings)
+        self.clock = clock
+        self.hooks = Hooks()
+        self.tasks = Registry()
+        self._opened = _Opened()
+
+    # --- settings -----------------------------------------------------------------------------
+
+    def config_from_object(self, source: Any, namespace: str | None = None) -> None:
+        """Take settings from a module (or its name), a class or a mapping; see ``Conf.load_object``."""
+        if isinstance(source, str):
+            name = source.removeprefix("module:")
+            try:
+                source = import_module(name)
+            except ImportError as error:
+                raise ImproperlyConfigured(f"config_from_object({name!r}): {error}") from error
+        self.conf.load_object(source, namespace)
+
+    # --- tasks --------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> _BoundDecorator: ...
+    @overload
+    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> _Decorator: ...
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a task of a function: ``@app.task`` or ``@app.task(max_retries=5, ...)``.
+
+        With ``bind=True`` the function's first parameter is the task itself.
+        """
+        if function is not None:
+            return self._make_task(function, options)
+        return lambda given: self._make_task(given, options)
+
+    def _make_task(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        if not callable(function):
+            raise ImproperlyConfigured(f"@app.task decorates a function, got {function!r}")
+        name = options.get("name") or self.gen_task_name(function)
+        kind: Any = options.get("base") or Task
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise ImproperlyConfigured(f"task {name}: base is a subclass of cloudq.Task, got {kind!r}")
+        if inspect.iscoroutinefunction(function) and not issubclass(kind, AsyncTask):
+            kind = type(kind.__name__, (AsyncTask, kind), {}) if kind is not Task else AsyncTask
+        task: Task[..., Any] = kind(function, self, name, options)
+        self.tasks.add(task)
+        return task
+
+    def gen_task_name(self, function: Callable[..., Any]) -> str:
+        """``module.function``; a script that was started directly counts as the module it is for others."""
+        module = function.__module__
+        if module == "__main__":
+            main = sys.modules["__main__"]
+            spec = getattr(main, "__spec__", None)
+            file = getattr(main, "__file__", None)
+            module = spec.name if spec is not None else Path(file).stem if file else self.main
+        return f"{module}.{function.__qualname__.replace('<locals>.', '')}"
+
+    def autodiscover_tasks(self, packages: Iterable[str], related_name: str = "tasks") -> None:
+        """Import ``package.tasks`` of every package that has one. Errors inside them are raised."""
+        for package in packages:
+            name = f"{package}.{related_name}"
+            import_module(package)
+            try:
+                import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name != name:  # the module is there, what it imports is not
+                    raise
+
+    # --- calling ------------------------------------------------------------------------------
+
+    def send_task(
+        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Publish a call by name; the task need not be known here. Options are ``apply_async``'s."""
+        add_to_parent = options.pop("add_to_parent", True)
+        if self.conf.task_always_eager:
+            return self.apply_task(name, args, kwargs, **options)
+        call = self.producer.prepare(name, args, kwargs, options)
+        self.producer.send([call])
+        return self._result_of(call, add_to_parent)
+
+    async def asend_task(
+        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Asyncio twin of ``send_task``."""
+        return await aio.to_thread(self.send_task, name, args, kwargs, **options)
+
+    def send_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[AsyncResult[Any]]:
+        """Publish many calls in batches of ten; ``options`` are laid over each one's own.
+
+        Takes any iterable, in constant memory but for the results. Raises SendError with the
+        positions of those that were refused; all others were sent.
+        """
+        if self.conf.task_always_eager:
+            return [each.clone(**cast("dict[str, Any]", options)).apply() for each in signatures]
+        results: list[AsyncResult[Any]] = []
+        failures: dict[int, Exception] = {}
+        remaining = iter(signatures)
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            calls = [self._prepared(each, cast("dict[str, Any]", options)) for each in chunk]
+            try:
+                self.producer.send(calls)
+            except SendError as error:
+                failures.update({len(results) + position: each for position, each in error.failures.items()})
+            results.extend(self._result_of(call, options.get("add_to_parent", True)) for call in calls)
+        if failures:
+            raise SendError(failures, {n: r.id for n, r in enumerate(results) if n not in failures})
+        return results
+
+    def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
+        call = signature.clone(**options)
+        task = self.tasks.get(call.task)
+        if task is not None:
+            task.check_arguments(call.args, call.kwargs)
+        call.options.pop("add_to_parent", None)
+        return self.producer.prepare(call.task, call.args, call.kwargs, call.options)
+
+    async def asend_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[AsyncResult[Any]]:
+        """Asyncio twin of ``send_many``."""
+        return await aio.to_thread(lambda: self.send_many(signatures, **options))
+
+    def apply_task(
+        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[Any]:
+        """Run a call here and now, through the lifecycle of a worker, links and retries included."""
+        options.pop("add_to_parent", None)
+        inline = Inline(self.tasks, self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
+        try:
+            record = inline.apply(name, args, kwargs, options)
+        finally:
+            inline.close()
+        if self.conf.task_store_eager_result and self.store is not None:
+            self.store.finish(record)
+        result: EagerResult[Any] = EagerResult(record, self)
+        if self.conf.task_eager_propagates and record.failed:
+            result.get()
+        return result
+
+    def signature(
+        self,
+        task: str | Mapping[str, Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+    ) -> Signature:
+        """A signature by name, or of the mapping that a signature's JSON form is."""
+        return Signature(task, args, kwargs, options, immutable=immutable, sender=self)
+
+    def _result_of(self, call: Outgoing, add_to_parent: bool) -> AsyncResult[Any]:
+        result = self.handle(call.envelope.id)
+        running = current()
+        if running is not None and add_to_parent:
+            running.children.append(result)
+        return result
+
+    def _task_defaults(self, name: str) -> Mapping[str, Any]:
+        task = self.tasks.get(name)
+        if task is None:
+            return {}
+        return {
+            "queue": task.queue,
+            "serializer": task.serializer,
+            "compression": task.compression,
+            "expires": task.expires,
+        }
+
+    # --- results ------------------------------------------------------------------------------
+
+    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802  Celery's name
+        """The result of the task with this id, whoever sent it."""
+        return self.handle(id)
+
+    def handle(self, task_id: str) -> AsyncResult[Any]:
+        """As ``AsyncResult``."""
+        return AsyncResult(task_id, self)
+
+    def read(self, task_id: str) -> Record | None:
+        """The stored record of a task, or None."""
+        return self._need_store().read(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """Delete the stored record of a task."""
+        self._need_store().forget(task_id)
+
+    def update_state(self, task_id: str, state: str, meta: Any = None, retries: int = 0) -> None:
+        """Record a custom state of an unfinished task. States only move forward."""
+        if states.is_final(state):
+            raise ValueError(f"update_state is for unfinished tasks; {state} is a final state")
+        if self.store is not None:
+            self.store.progress(Record(task_id, state, meta, retries=retries))
+
+    @property
+    def poller(self) -> Poller:
+        """What every ``get()`` of this process waits with."""
+        store = self._need_store()
+        batch = min(100, max(1, store.backend.capabilities.batch_read))
+        return self._opened.get("poller", lambda: Poller(store.read_many, batch))
+
+    def _need_store(self) -> ResultStore:
+        if self.store is None:
+            raise ImproperlyConfigured("this app stores no results (result_backend is disabled://)")
+        return self.store
+
+    # --- what is opened -----------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened at the first use in each process."""
+        return self._opened.get("broker", self._open_broker)
+
+    @property
+    def backend(self) -> ResultBackend | None:
+        """The results store, or None when results are disabled."""
+        return self._opened.get("backend", self._open_backend)
+
+    @property
+    def store(self) -> ResultStore | None:
+        """Task records on the backend."""
+        return self._opened.get("store", self._open_store)
+
+    @property
+    def codec(self) -> Codec:
+        """How messages and results are written."""
+        return self._opened.get("codec", self._make_codec)
+
+    @property
+    def producer(self) -> Producer:
+        """What publishes."""
+        return self._opened.get(
+            "producer",
+            lambda: Producer(lambda: self.broker, self.codec, self.conf, self.hooks, self._task_defaults, self.clock),
+        )
+
+    def lifecycle(self, hostname: str) -> Lifecycle:
+        """What runs deliveries: for drivers (worker, Lambda). One per process is enough."""
+        patience = Patience(self.conf.worker_settle_timeout, self.clock)
+        settler = Settler(self.store, self.producer, self.conf, self.hooks, self.clock, hostname, patience)
+        return Lifecycle(
+            registry=self.tasks,
+            codec=self.codec,
+            store=self.store,
+            broker=lambda: self.broker,
+            settler=settler,
+            conf=self.conf,
+            hooks=self.hooks,
+            clock=self.clock,
+            hostname=hostname,
+            patience=patience,
+        )
+
+    def close(self) -> None:
+        """Give back connections. The app may be used again and then opens new ones."""
+        self._opened.close()
+
+    def __enter__(self) -> CloudQ:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_broker(self) -> Broker:
+        if self._given_broker is not None:
+            return self._given_broker
+        url = self.conf.broker_url or self._embedded("broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1")
+        self.conf.seal("broker_url", "the broker is open already; close the app first")
+        return open_broker(url, self.clock)
+
+    def _open_backend(self) -> ResultBackend | None:
+        if self._given_backend is not None:
+            return self._given_backend
+        url = self.conf.result_backend
+        if url is not None and url.startswith("disabled://"):
+            return None
+        url = url or self._embedded("result_backend", "CLOUDQ_RESULT_BACKEND", "dynamodb://cloudq-results")
+        self.conf.seal("result_backend", "the results store is open already; close the app first")
+        return open_backend(url, self.clock)
+
+    def _embedded(self, setting: str, variable: str, example: str) -> str:
+        if self.conf.env == "production" or "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+            where = "in production" if self.conf.env == "production" else "inside Lambda"
+            raise ImproperlyConfigured(
+                f"{setting} is not set, and there is no default {where}: set {variable}, for example to {example}"
+            )
+        return EMBEDDED
+
+    def _open_store(self) -> ResultStore | None:
+        backend = self.backend
+        if backend is None:
+            return None
+        codec = self.codec
+        return ResultStore(
+            backend, codec.pack, codec.unpack, expires=self.conf.result_expires, clock=self.clock
+        )
+
+    def _make_codec(self) -> Codec:
+        conf = self.conf
+        return Codec(
+            serializer=conf.task_serializer,
+            result_serializer=conf.result_serializer,
+            accept_content=tuple(conf.accept_content),
+            compression=conf.task_compression,
+            compression_threshold=conf.task_compression_threshold,
+            keys=conf.security_keys,
+            security_required=conf.security_required,
+            clock=self.clock,
+        )
+
+    def __repr__(self) -> str:
+        return f"<CloudQ {self.main}>"
+
+
+class _Opened:
+    """What an app has opened, per process: after a fork the child opens its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._things: dict[str, Any] = {}
+        self._pid = os.getpid()
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        if self._pid != os.getpid():
+            self._lock, self._things, self._pid = threading.RLock(), {}, os.getpid()
+        try:
+            return self._things[name]
+        except KeyError:
+            pass
+        with self._lock:
+            if name not in self._things:
+                self._things[name] = make()
+            return self._things[name]
+
+    def close(self) -> None:
+        with self._lock:
+            things, self._things = self._things, {}
+        if self._pid == os.getpid():
+            for name in ("broker", "backend"):
+                if things.get(name) is not None:
+                    things[name].close()
+
+
+class _Decorator:
+    """Typing only: what ``@app.task(...)`` is."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")
+
+
+class _BoundDecorator:
+    """Typing only: what ``@app.task(bind=True, ...)`` is."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")
+
+
+

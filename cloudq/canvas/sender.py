@@ -1,0 +1,46 @@
+"""The way out, as tasks and signatures see it. The app is one; they never import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from cloudq.results.handle import AsyncResult, EagerResult
+
+
+class Sender(Protocol):
+    """Publishes calls. ``options`` are those of ``apply_async``."""
+
+    def send_task(
+        self,
+        name: str,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Publish one call; returns once the broker has it."""
+        ...
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Asyncio twin of ``send_task``."""
+        ...
+
+    def apply_task(
+        self,
+        name: str,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> EagerResult[Any]:
+        """Run the call here and now, through the same lifecycle as a worker."""
+        ...
+
+    def update_state(self, task_id: str, state: str, meta: Any, retries: int) -> None:
+        """Record an unfinished task's custom state."""
+        ...

@@ -1,0 +1,108 @@
+"""The options of a task and of a call, typed once; and what to say of unknown ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of ``apply_async``. Seconds where nothing else is said."""
+
+    #: Run no earlier than this many seconds from now, or than this moment.
+    countdown: float | None
+    eta: datetime | float | None
+    #: Do not run later than this many seconds from now, or than this moment.
+    expires: datetime | float | None
+    queue: str | None
+    task_id: str | None
+    #: Signatures to send after success, or after failure.
+    link: Any
+    link_error: Any
+    headers: Mapping[str, Any] | None
+    #: Try again while the broker is unavailable (default: ``task_publish_retry``).
+    retry: bool | None
+    serializer: str | None
+    compression: str | None
+    ignore_result: bool | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    #: FIFO: messages of one group run in order. Standard queues: the tenant of SQS fair queues.
+    group_id: str | None
+    #: FIFO: a second message with this id within five minutes is dropped.
+    dedup_id: str | None
+    root_id: str | None
+    parent_id: str | None
+    #: Remember the result among the running task's children (default true).
+    add_to_parent: bool
+
+
+CALL_OPTIONS: frozenset[str] = frozenset(CallOptions.__annotations__)
+
+_NOT_HERE = {
+    "routing_key": "use queue=",
+    "exchange": "use queue=",
+    "connection": "the app owns the connection",
+    "producer": "the app owns the producer",
+    "shadow": "log lines use the task's name",
+    "retry_policy": "see the settings task_publish_retry and task_publish_retry_timeout",
+}
+
+
+def check_call_options(options: Iterable[str]) -> None:
+    """Raise TypeError naming the first unknown option and the nearest right one."""
+    for name in options:
+        if name not in CALL_OPTIONS:
+            raise TypeError(f"apply_async() has no option {name!r}{_hint(name, CALL_OPTIONS)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    if name in _NOT_HERE:
+        return f": {_NOT_HERE[name]}"
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options of ``@app.task``. Seconds where nothing else is said."""
+
+    name: str
+    base: type[Any]
+    max_retries: int | None
+    default_retry_delay: float
+    autoretry_for: tuple[type[BaseException], ...] | list[type[BaseException]]
+    dont_autoretry_for: tuple[type[BaseException], ...] | list[type[BaseException]]
+    #: True: 1, 2, 4, ... seconds; a number is the factor.
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    retry_kwargs: Mapping[str, Any]
+    time_limit: float | None
+    soft_time_limit: float | None
+    ignore_result: bool
+    store_errors_even_if_ignored: bool
+    acks_late: bool
+    reject_on_worker_lost: bool
+    track_started: bool
+    #: Errors that are expected: logged without a traceback.
+    throws: tuple[type[BaseException], ...] | list[type[BaseException]]
+    serializer: str
+    compression: str
+    queue: str
+    expires: float | None
+    #: Check arguments against the signature when calling (default true).
+    typing: bool
+    #: A failure is also copied to the dead-letter queue.
+    dead_letter: bool
+
+
+TASK_OPTIONS: frozenset[str] = frozenset({*TaskOptions.__annotations__, "bind"})
+
+
+def check_task_options(options: Iterable[str], name: str) -> None:
+    """Raise TypeError naming the first unknown option and the nearest right one."""
+    for each in options:
+        if each not in TASK_OPTIONS:
+            raise TypeError(f"task {name}: @app.task has no option {each!r}{_hint(each, TASK_OPTIONS)}")

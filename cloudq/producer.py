@@ -1,0 +1,255 @@
+"""The one way out: calls become envelopes, envelopes become messages, messages reach the broker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cloudq import ids
+from cloudq.brokers.base import Broker, Message, is_fifo
+from cloudq.canvas.signature import as_list, to_plain
+from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.context import Request, current
+from cloudq.delays import hop
+from cloudq.errors import (
+    ImproperlyConfigured,
+    OperationalError,
+    SendError,
+    SerializationError,
+    ServiceUnavailable,
+    Unsupported,
+)
+from cloudq.hooks import Hooks
+from cloudq.message import Envelope
+from cloudq.options import check_call_options
+from cloudq.retry import backoff
+from cloudq.routes import compile_routes
+from cloudq.serializers.codec import Codec
+from cloudq.settings import Conf
+
+#: Headers that carry what a task said about itself, for workers that must know before looking it up.
+IGNORE_RESULT: Final = "cloudq-ignore-result"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One call, ready to be written. ``delay`` is seconds."""
+
+    envelope: Envelope
+    queue: str
+    delay: float = 0.0
+    group_id: str | None = None
+    dedup_id: str | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    retry: bool = True
+
+
+class Producer:
+    """Sends calls. ``defaults(name)`` gives the options a registered task has of its own."""
+
+    def __init__(
+        self,
+        broker: Callable[[], Broker],
+        codec: Codec,
+        conf: Conf,
+        hooks: Hooks,
+        defaults: Callable[[str], Mapping[str, Any]],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._broker = broker
+        self._codec = codec
+        self._conf = conf
+        self._hooks = hooks
+        self._defaults = defaults
+        self._clock = clock
+        self._route = compile_routes(conf.task_routes)
+        self._zone = zone_of(conf)
+        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+
+    # --- calls to envelopes -------------------------------------------------------------------
+
+    def prepare(
+        self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> Outgoing:
+        """One call as it will be sent. Raises TypeError for unknown options, ValueError for bad ones."""
+        check_call_options(options)
+        merged: dict[str, Any] = dict(self._route(name) or {})
+        for source in (self._defaults(name), options):
+            merged.update((key, value) for key, value in source.items() if value is not None)
+        now = self._clock.time()
+        eta = self._due(merged, now)
+        queue = merged.get("queue") or self._conf.task_default_queue
+        envelope = self._envelope(name, args, kwargs, merged, now, eta)
+        return Outgoing(
+            envelope,
+            queue,
+            self._delay(eta, now, queue),
+            merged.get("group_id"),
+            merged.get("dedup_id"),
+            merged.get("serializer"),
+            merged.get("compression"),
+            bool(merged.get("retry", self._conf.task_publish_retry)),
+        )
+
+    def _envelope(
+        self, name: str, args: Any, kwargs: Any, merged: Mapping[str, Any], now: float, eta: float | None
+    ) -> Envelope:
+        parent = current()
+        task_id = merged.get("task_id") or ids.new_id()
+        headers = dict(merged.get("headers") or {})
+        if merged.get("ignore_result"):
+            headers[IGNORE_RESULT] = True
+        return Envelope(
+            task=name,
+            id=task_id,
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            eta=eta,
+            expires=self._moment("expires", merged.get("expires"), now),
+            root_id=merged.get("root_id") or _root_of(parent) or task_id,
+            parent_id=merged.get("parent_id") or (parent.id if parent else None),
+            link=tuple(to_plain(each) for each in as_list(merged.get("link"))),
+            link_error=tuple(to_plain(each) for each in as_list(merged.get("link_error"))),
+            time_limit=merged.get("time_limit"),
+            soft_time_limit=merged.get("soft_time_limit"),
+            headers=headers,
+            origin=self._origin,
+            sent_at=now,
+        )
+
+    def _due(self, merged: Mapping[str, Any], now: float) -> float | None:
+        countdown, eta = merged.get("countdown"), merged.get("eta")
+        if countdown is None:
+            return self._moment("eta", eta, now, relative=False)
+        if eta is not None:
+            raise ValueError("give countdown or eta, not both")
+        if isinstance(countdown, bool) or not isinstance(countdown, int | float):
+            raise TypeError(f"countdown is a number of seconds, got {countdown!r}")
+        return now + countdown if countdown > 0 else None
+
+    def _moment(self, name: str, value: Any, now: float, relative: bool = True) -> float | None:
+        """``value`` as seconds since the epoch: a datetime, or a number (of seconds from now if relative)."""
+        if value is None:
+            return None
+        if isinstance(value, datetime):
+            return (value if value.tzinfo is not None else value.replace(tzinfo=self._zone)).timestamp()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return now + value if relative else float(value)
+        if isinstance(value, str):
+            try:
+                return self._moment(name, datetime.fromisoformat(value), now)
+            except ValueError:
+                raise ValueError(f"{name}: {value!r} is no ISO-8601 time") from None
+        raise TypeError(f"{name} is a datetime or a number of seconds, got {value!r}")
+
+    def _delay(self, due: float | None, now: float, queue: str) -> float:
+        delay = hop.first_delay(due, now, self._broker().capabilities.max_delay)
+        if delay > 0 and is_fifo(queue):
+            raise Unsupported(
+                f"the FIFO queue {queue} takes no delay per message (an SQS rule): send to a standard queue, "
+                "or without countdown/eta"
+            )
+        return delay
+
+    def resend(self, envelope: Envelope, queue: str, due: float | None) -> Outgoing:
+        """The same task once more (a retry, a hop), due at ``due``."""
+        now = self._clock.time()
+        return Outgoing(envelope.with_(eta=due), queue, self._delay(due, now, queue))
+
+    # --- envelopes to the broker --------------------------------------------------------------
+
+    def send(self, calls: Sequence[Outgoing]) -> None:
+        """Publish all; returns once the broker has every one of them.
+
+        Raises SerializationError and MessageTooLarge before anything is sent, SendError (positions
+        are those of ``calls``) when some were refused.
+        """
+        queues: dict[str, list[int]] = {}
+        messages = []
+        for position, call in enumerate(calls):
+            if self._hooks.wants("before_publish"):
+                self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
+            messages.append(self._message(call))
+            queues.setdefault(call.queue, []).append(position)
+        failures: dict[int, Exception] = {}
+        sent: dict[int, str] = {}
+        for queue, positions in queues.items():
+            self._send_queue(queue, positions, messages, calls[positions[0]].retry, failures, sent)
+        if self._hooks.wants("task_sent"):
+            for position in sent:
+                self._hooks.fire("task_sent", envelope=calls[position].envelope, queue=calls[position].queue)
+        if failures:
+            if len(calls) == 1:
+                raise failures[0]
+            raise SendError(failures, sent)
+
+    def _message(self, call: Outgoing) -> Message:
+        try:
+            body = self._codec.encode(
+                call.envelope, call.queue, serializer=call.serializer, compression=call.compression
+            )
+        except SerializationError as error:
+            message = f"the arguments of {call.envelope.task} cannot be written: {error.message}"
+            raise SerializationError(message, error.path) from error
+        dedup_id = call.dedup_id
+        if dedup_id is None and is_fifo(call.queue):
+            # the id and try: a follow-up sent twice after a crash is dropped by SQS itself (decision 7)
+            dedup_id = f"{call.envelope.id}-{call.envelope.retries}-{hop.hops(call.envelope)}"
+        return Message(body, call.delay, call.group_id, dedup_id)
+
+    def _send_queue(
+        self,
+        queue: str,
+        positions: list[int],
+        messages: Sequence[Message],
+        retry: bool,
+        failures: dict[int, Exception],
+        sent: dict[int, str],
+    ) -> None:
+        """Send one queue's messages, trying again while the broker is unavailable."""
+        broker = self._broker()
+        deadline = self._clock.monotonic() + (self._conf.task_publish_retry_timeout if retry else 0.0)
+        for wait in backoff(0.1, 5.0):
+            try:
+                found = broker.send(queue, [messages[position] for position in positions])
+            except SendError as error:
+                sent.update({positions[index]: message_id for index, message_id in error.sent.items()})
+                again = [positions[i] for i, e in error.failures.items() if isinstance(e, ServiceUnavailable)]
+                failures.update({positions[i]: e for i, e in error.failures.items()})
+            except ServiceUnavailable as error:
+                again = positions
+                failures.update({position: error for position in positions})
+            except OperationalError as error:
+                failures.update({position: error for position in positions})
+                return
+            else:
+                sent.update(zip(positions, found, strict=True))
+                for position in positions:
+                    failures.pop(position, None)
+                return
+            if not again or self._clock.monotonic() + wait > deadline:
+                return
+            for position in again:
+                failures.pop(position, None)
+            positions = again
+            self._clock.sleep(wait)
+
+
+def _root_of(parent: Request | None) -> str | None:
+    return (parent.root_id or parent.id) if parent is not None else None
+
+
+def zone_of(conf: Conf) -> tzinfo:
+    """The zone that naive datetimes are in. Raises ImproperlyConfigured for an unknown one."""
+    if conf.enable_utc and not conf.explicit("timezone"):
+        return UTC
+    try:
+        return ZoneInfo(conf.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ImproperlyConfigured(f"timezone: {conf.timezone!r} is not a known zone; example: Europe/Paris") from None

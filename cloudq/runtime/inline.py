@@ -1,0 +1,118 @@
+"""Tasks run in the calling process: ``apply()`` and ``task_always_eager``.
+
+The call is written as a message, queued on a private in-memory broker, received, run and settled
+there, retries and links included: the same lifecycle as a worker's, so the same results and errors.
+Delays are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cloudq import states
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import Broker, BrokerCapabilities, Message
+from cloudq.brokers.open import open_broker
+from cloudq.clock import Clock
+from cloudq.errors import CloudQError, MessageError
+from cloudq.execution.call import NoWatch
+from cloudq.hooks import Hooks
+from cloudq.producer import Producer
+from cloudq.registry import Registry
+from cloudq.results.record import Record
+from cloudq.results.store import ResultStore
+from cloudq.runtime.lifecycle import Lifecycle
+from cloudq.runtime.patience import Patience
+from cloudq.runtime.settle import Settler
+from cloudq.runtime.verdict import Bury, Release
+from cloudq.serializers.codec import Codec
+from cloudq.settings import Conf
+
+
+class _Undelayed:
+    """The private broker, without delays; remembers which queues were written to."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.queues: dict[str, None] = {}
+        self.capabilities: BrokerCapabilities = broker.capabilities
+
+    def send(self, queue: str, messages: Sequence[Message]) -> list[str]:
+        self.queues[queue] = None
+        return self._broker.send(queue, [replace(each, delay=0.0) for each in messages])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+
+class Inline:
+    """One private broker and store; runs calls until nothing is queued any more."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        codec: Codec,
+        conf: Conf,
+        hooks: Hooks,
+        defaults: Callable[[str], Mapping[str, Any]],
+        clock: Clock,
+    ) -> None:
+        broker: Any = _Undelayed(open_broker("memory://", clock))
+        self._broker = broker
+        self.store = ResultStore(
+            open_backend("memory://", clock), codec.pack, codec.unpack, expires=None, clock=clock
+        )
+        self.producer = Producer(lambda: broker, codec, conf, hooks, defaults, clock)
+        patience = Patience(0.0, clock)
+        self._lifecycle = Lifecycle(
+            registry=registry,
+            codec=codec,
+            store=self.store,
+            broker=lambda: broker,
+            settler=Settler(self.store, self.producer, conf, hooks, clock, "inline", patience),
+            conf=conf,
+            hooks=hooks,
+            clock=clock,
+            hostname="inline",
+            patience=patience,
+            eager=True,
+        )
+
+    def apply(self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Record:
+        """Run one call and all that follows from it; return its record.
+
+        Raises what publishing would raise, and MessageError where a worker would bury the message.
+        """
+        call = self.producer.prepare(name, args, kwargs, options)
+        self.producer.send([call])
+        buried = self._drain()
+        record = self.store.read(call.envelope.id)
+        if record is not None:
+            return record
+        if buried:
+            raise MessageError("; ".join(buried.values()))
+        return Record(call.envelope.id, states.IGNORED)  # the task raised Ignore: no record, as on a worker
+
+    def _drain(self) -> dict[str, str]:
+        buried: dict[str, str] = {}
+        while True:
+            deliveries = [d for queue in list(self._broker.queues) for d in self._broker.receive(queue, 10, 0.0, 3600.0)]
+            if not deliveries:
+                return buried
+            for delivery in deliveries:
+                verdict = self._lifecycle.run(delivery, NoWatch())
+                if isinstance(verdict, Release):
+                    self._broker.release([delivery], 0.0)
+                    if delivery.receive_count > 1000:
+                        raise CloudQError(f"a message of {delivery.queue} is given back again and again")
+                    continue
+                if isinstance(verdict, Bury):
+                    buried[delivery.message_id] = f"{verdict.reason}: {verdict.detail}"
+                self._broker.ack([delivery])
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._broker.close()
+        self.store.backend.close()

@@ -1,0 +1,351 @@
+"""The lifecycle of a delivery, the same in a worker, in Lambda and inline.
+
+``prepare`` decodes and decides whether it may run, ``execute`` runs it and never raises, ``settle``
+records the end and gives the verdict that the driver applies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from cloudq import states
+from cloudq.backends.base import Version
+from cloudq.brokers.base import Broker, Delivery, is_fifo
+from cloudq.clock import Clock
+from cloudq.context import Request
+from cloudq.delays import hop
+from cloudq.errors import (
+    CloudQError,
+    InvalidArguments,
+    MessageError,
+    OperationalError,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from cloudq.execution.call import acall, call, judge
+from cloudq.execution.outcome import Outcome
+from cloudq.hooks import Hooks
+from cloudq.message import Envelope
+from cloudq.pools.base import Died, Returned, TimedOut, Watch
+from cloudq.producer import IGNORE_RESULT
+from cloudq.registry import Registry
+from cloudq.results.record import Record
+from cloudq.results.store import ResultStore
+from cloudq.runtime.patience import Patience
+from cloudq.runtime.ready import Ready
+from cloudq.runtime.settle import Settler, label, release_after
+from cloudq.runtime.verdict import ACK, Ack, Bury, Release, Verdict
+from cloudq.serializers.codec import Codec
+from cloudq.settings import Conf
+from cloudq.task import Task
+
+logger = logging.getLogger("cloudq.runtime")
+task_logger = logging.getLogger("cloudq.task")
+
+
+class Lifecycle:
+    """One per process that runs tasks; safe to use from many threads."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        codec: Codec,
+        store: ResultStore | None,
+        broker: Callable[[], Broker],
+        settler: Settler,
+        conf: Conf,
+        hooks: Hooks,
+        clock: Clock,
+        hostname: str,
+        patience: Patience,
+        eager: bool = False,
+    ) -> None:
+        self._registry = registry
+        self._codec = codec
+        self._store = store
+        self._broker = broker
+        self._conf = conf
+        self._hooks = hooks
+        self._clock = clock
+        self._hostname = hostname
+        self._eager = eager
+        self._patience = patience
+        self.settler = settler
+
+    # --- the whole way ------------------------------------------------------------------------
+
+    def run(self, delivery: Delivery, watch: Watch) -> Verdict:
+        """From delivery to verdict, in this thread. Never raises (but for a pool's own hard limit)."""
+        try:
+            ready = self.prepare(delivery)
+            if not isinstance(ready, Ready):
+                return ready
+            early = self._ack_early(ready)
+            outcome = self.execute(ready, watch)
+            return self._closed(self.settle(ready, outcome), early)
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the message must not be lost
+            return self._stumbled(delivery, error)
+
+    async def arun(self, delivery: Delivery, watch: Watch, bridge: Callable[..., Any]) -> Verdict:
+        """As ``run``, on an event loop; ``bridge(f, *args)`` awaits blocking work in a thread."""
+        try:
+            ready = await bridge(self.prepare, delivery)
+            if not isinstance(ready, Ready):
+                verdict: Verdict = ready
+                return verdict
+            early = await bridge(self._ack_early, ready)
+            outcome = await self.aexecute(ready, watch)
+            return self._closed(await bridge(self.settle, ready, outcome), early)
+        except Exception as error:  # noqa: BLE001
+            return self._stumbled(delivery, error)
+
+    def _ack_early(self, ready: Ready) -> bool:
+        if self._wants(ready.task, "acks_late"):
+            return False
+        self._patience.call(
+            f"acknowledging {label(ready.envelope)} early", lambda: self._broker().ack([ready.delivery])
+        )
+        return True
+
+    def _closed(self, verdict: Verdict, early: bool) -> Verdict:
+        return Ack(already=True) if early else verdict
+
+    def _wants(self, task: Task[..., Any], option: str) -> bool:
+        return self.settler.wants(task, option)
+
+    def _stumbled(self, delivery: Delivery, error: Exception) -> Verdict:
+        if isinstance(error, OperationalError):
+            logger.error("message %s of %s is given back: %s", delivery.message_id, delivery.queue, error)
+            return release_after(delivery.receive_count)
+        logger.error(
+            "message %s of %s could not be handled and is given back",
+            delivery.message_id,
+            delivery.queue,
+            exc_info=error,
+        )
+        return release_after(delivery.receive_count)
+
+    # --- prepare ------------------------------------------------------------------------------
+
+    def prepare(self, delivery: Delivery) -> Ready | Verdict:
+        """May it run? Otherwise the verdict, with everything done that follows from it."""
+        try:
+            envelope = self._codec.decode(
+                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
+            )
+        except MessageError as error:
+            return self._bury(delivery, error)
+        if self._hooks.wants("task_received"):
+            self._hooks.fire("task_received", delivery=delivery, envelope=envelope)
+        if (refused := self._not_now(delivery, envelope)) is not None:
+            return refused
+        try:
+            task = self._registry[envelope.task]
+            self._bind(task, envelope)
+        except MessageError as error:
+            return self._bury(delivery, error)
+        records = self._records(task, envelope)
+        found = self._known(delivery, envelope, records)
+        if found is None:
+            return self._ready(delivery, envelope, task, None, records)
+        record, version = found
+        if record.final:
+            task_logger.info("task %s had already ended in %s; not run again", label(envelope), record.state)
+            return self.settler.conclude(envelope, delivery.queue, record, self._wants(task, "dead_letter"))
+        if record.state == states.RETRY and record.retries > envelope.retries:
+            return self._stale(delivery, envelope, task, record, version, records)
+        return self._ready(delivery, envelope, task, version, records)
+
+    def _not_now(self, delivery: Delivery, envelope: Envelope) -> Verdict | None:
+        now = self._clock.time()
+        if envelope.expires is not None and envelope.expires <= now:
+            records = not envelope.headers.get(IGNORE_RESULT)
+            return self.settler.revoke(envelope, delivery.queue, TaskRevokedError("expired"), records)
+        if not self._eager and (rest := hop.remaining(envelope, now)):
+            if is_fifo(delivery.queue):
+                return Release(rest)
+            task_logger.debug("task %s is not due for %.1f s: sent on", label(envelope), rest)
+            return self.settler.hop(hop.hopped(envelope), delivery.queue)
+        return None
+
+    def _bind(self, task: Task[..., Any], envelope: Envelope) -> None:
+        try:
+            task.check_arguments(envelope.args, envelope.kwargs)
+        except TypeError as error:
+            raise InvalidArguments(str(error)) from None
+
+    def _records(self, task: Task[..., Any], envelope: Envelope) -> bool:
+        if self._store is None or self._eager:  # inline: the caller is right here and asks
+            return self._store is not None
+        return not (self._wants(task, "ignore_result") or envelope.headers.get(IGNORE_RESULT))
+
+    def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
+        """The task's record, read only where a second message or run is likely: it costs a call."""
+        again = delivery.receive_count > 1 or envelope.retries > 0 or hop.hops(envelope) > 0
+        if not (again and records and self._store is not None):
+            return None
+        store = self._store
+        return self._patience.call(
+            f"reading the record of {label(envelope)}", lambda: store.read_versioned(envelope.id)
+        )
+
+    def _stale(
+        self,
+        delivery: Delivery,
+        envelope: Envelope,
+        task: Task[..., Any],
+        record: Record,
+        version: Version,
+        records: bool,
+    ) -> Ready | Verdict:
+        """A later try is on record already: this is the message of an earlier one."""
+        if is_fifo(delivery.queue):  # there a retry is this very message again
+            return self._ready(delivery, envelope.with_(retries=record.retries), task, version, records)
+        if delivery.receive_count == 1:
+            # Another copy of this message wrote that record and is not deleted before it has sent the retry.
+            task_logger.info("task %s: a duplicate of try %d is dropped", label(envelope), envelope.retries)
+            return ACK
+        if record.retry_at is None:
+            return self._ready(delivery, envelope, task, version, records)
+        return self.settler.send_again(envelope.with_(retries=record.retries), delivery.queue, record.retry_at)
+
+    def _ready(
+        self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], known: Version | None, records: bool
+    ) -> Ready:
+        if is_fifo(delivery.queue) and not records:
+            envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
+        request = self._request(delivery, envelope, task, records)
+        if self._wants(task, "track_started") and records and self._store is not None:
+            store = self._store
+            started = Record(
+                envelope.id, states.STARTED, {"hostname": self._hostname}, retries=envelope.retries
+            )
+            _, known = self._patience.call(
+                f"recording the start of {label(envelope)}", lambda: store.progress(started, known)
+            )
+        return Ready(delivery, envelope, task, request, known, records)
+
+    def _request(self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], records: bool) -> Request:
+        hard = _first(envelope.time_limit, task.time_limit, self._conf.task_time_limit)
+        soft = _first(envelope.soft_time_limit, task.soft_time_limit, self._conf.task_soft_time_limit)
+        group = envelope.group
+        return Request(
+            id=envelope.id,
+            task=envelope.task,
+            args=envelope.args,
+            kwargs=envelope.kwargs,
+            retries=envelope.retries,
+            eta=envelope.eta,
+            expires=envelope.expires,
+            root_id=envelope.root_id or envelope.id,
+            parent_id=envelope.parent_id,
+            group=group.id if group else None,
+            group_index=group.index if group else None,
+            chord=envelope.chord,
+            chain=envelope.chain,
+            callbacks=envelope.link,
+            errbacks=envelope.link_error,
+            headers=envelope.headers,
+            timelimit=(hard, soft),
+            origin=envelope.origin,
+            hostname=self._hostname,
+            delivery_info={
+                "queue": delivery.queue,
+                "message_id": delivery.message_id,
+                "group_id": delivery.group_id,
+                "redelivered": delivery.receive_count > 1,
+            },
+            receive_count=delivery.receive_count,
+            first_received_at=delivery.first_received_at,
+            ignore_result=not records,
+            is_eager=self._eager,
+            called_directly=False,
+        )
+
+    def _bury(self, delivery: Delivery, error: MessageError) -> Bury:
+        task_logger.error("message %s of %s is buried: %s: %s", delivery.message_id, delivery.queue, error.reason, error)
+        self._hooks.fire("task_rejected", delivery=delivery, reason=error.reason, detail=str(error))
+        return Bury(error.reason, str(error))
+
+    # --- execute ------------------------------------------------------------------------------
+
+    def execute(self, ready: Ready, watch: Watch) -> Outcome:
+        """Run the task's function. Never raises."""
+        self._before(ready)
+        outcome = call(ready.task, ready.request, ready.envelope.args, ready.envelope.kwargs, watch)
+        return self._after(ready, outcome)
+
+    async def aexecute(self, ready: Ready, watch: Watch) -> Outcome:
+        """As ``execute``, on the event loop."""
+        self._before(ready)
+        outcome = await acall(ready.task, ready.request, ready.envelope.args, ready.envelope.kwargs, watch)
+        return self._after(ready, outcome)
+
+    def _before(self, ready: Ready) -> None:
+        if self._hooks.wants("task_prerun"):
+            self._hooks.fire("task_prerun", task=ready.task, request=ready.request)
+
+    def _after(self, ready: Ready, outcome: Outcome) -> Outcome:
+        if self._hooks.wants("task_postrun"):
+            self._hooks.fire("task_postrun", task=ready.task, request=ready.request, outcome=outcome)
+        return outcome
+
+    # --- settle -------------------------------------------------------------------------------
+
+    def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
+        """Record the end, send what follows, give the verdict."""
+        return self.settler.settle(ready, outcome)
+
+    def lost(self, delivery: Delivery, end: Died | TimedOut | Returned) -> Verdict:
+        """What becomes of a delivery whose run ended without a verdict. Never raises."""
+        if isinstance(end, Returned):
+            return Release(0.0)
+        try:
+            envelope = self._codec.decode(
+                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
+            )
+            task = self._registry[envelope.task]
+            records = self._records(task, envelope)
+            found = self._known_after_loss(envelope, records)
+            if found is not None and found[0].final:
+                return self.settler.conclude(envelope, delivery.queue, found[0], self._wants(task, "dead_letter"))
+            ready = Ready(
+                delivery,
+                envelope,
+                task,
+                self._request(delivery, envelope, task, records),
+                found[1] if found else None,
+                records,
+            )
+            return self._judge_loss(ready, end)
+        except MessageError as error:
+            return self._bury(delivery, error)
+        except CloudQError as error:
+            return self._stumbled(delivery, error)
+
+    def _known_after_loss(self, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
+        if not records or self._store is None:
+            return None
+        return self._store.read_versioned(envelope.id)
+
+    def _judge_loss(self, ready: Ready, end: Died | TimedOut) -> Verdict:
+        if isinstance(end, TimedOut):
+            error: CloudQError = TimeLimitExceeded(f"ran past its time limit of {end.limit:g} s and was stopped")
+            return self.settle(ready, judge(ready.task, ready.request, error, end.limit))
+        delivery = ready.delivery
+        limit = self._broker().describe(delivery.queue).max_receive_count
+        error = WorkerLostError(f"the process that ran it ended: {end.detail} (delivery {delivery.receive_count})")
+        again = self._wants(ready.task, "reject_on_worker_lost")
+        if again and (limit is None or delivery.receive_count < limit):
+            task_logger.error("task %s: %s; it will be delivered again", label(ready.envelope), error)
+            return Release(self._conf.worker_lost_wait)
+        verdict = self.settle(ready, Outcome(states.FAILURE, error=error, traceback=str(error)))
+        return Bury("worker_lost", str(error)) if again and isinstance(verdict, Ack) else verdict
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)

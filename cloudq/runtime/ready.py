@@ -1,0 +1,27 @@
+"""A delivery that may run: everything execute and settle need to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq.backends.base import Version
+from cloudq.brokers.base import Delivery
+from cloudq.context import Request
+from cloudq.message import Envelope
+from cloudq.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """``known`` is the version of the unfinished record that is there, if it was read.
+
+    ``records``: results of this call are stored (it was not asked to ignore them).
+    """
+
+    delivery: Delivery
+    envelope: Envelope
+    task: Task[..., Any]
+    request: Request
+    known: Version | None = None
+    records: bool = True

@@ -1,0 +1,279 @@
+"""Settle: from an outcome to a verdict.
+
+Always in this order: the record, then what follows from it, then the verdict; the driver acks
+last. Every step may happen twice: the record is written under a condition and the one that stands
+decides what follows; what follows has derived ids (decisions 1, 3, 6, 7).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloudq import ids, states
+from cloudq.brokers.base import is_fifo
+from cloudq.clock import Clock
+from cloudq.errors import Reject, SerializationError, ValueTooLarge
+from cloudq.execution.outcome import Outcome
+from cloudq.hooks import Hooks
+from cloudq.message import Envelope
+from cloudq.producer import Outgoing, Producer
+from cloudq.results.record import Record
+from cloudq.results.store import ResultStore
+from cloudq.runtime.patience import Patience
+from cloudq.runtime.ready import Ready
+from cloudq.runtime.verdict import ABANDON, ACK, Bury, Release, Verdict
+from cloudq.settings import Conf
+from cloudq.task import Task
+
+logger = logging.getLogger("cloudq.task")
+
+
+class Settler:
+    """Writes records and sends what follows. ``holds`` says whether a delivery's lease is still ours."""
+
+    def __init__(
+        self,
+        store: ResultStore | None,
+        producer: Producer,
+        conf: Conf,
+        hooks: Hooks,
+        clock: Clock,
+        hostname: str,
+        patience: Patience,
+    ) -> None:
+        self._store = store
+        self._producer = producer
+        self._conf = conf
+        self._hooks = hooks
+        self._clock = clock
+        self._hostname = hostname
+        self._patience = patience
+        self.holds: Callable[[Any], bool] = lambda delivery: True
+
+    def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
+        """Raises OperationalError when a service stayed away longer than patience lasts."""
+        if not self.holds(ready.delivery):
+            logger.warning("task %s: its lease was lost while it ran; nothing is recorded", label(ready.envelope))
+            return ABANDON
+        if outcome.state == states.RETRY:
+            return self._retry(ready, outcome)
+        if outcome.state == states.IGNORED:
+            logger.info("task %s ignored in %.3f s", label(ready.envelope), outcome.runtime)
+            return ACK
+        if outcome.state == states.REJECTED:
+            return self._reject(ready, outcome)
+        return self._end(ready, outcome)
+
+    # --- the final states ---------------------------------------------------------------------
+
+    def _end(self, ready: Ready, outcome: Outcome) -> Verdict:
+        record = self._record_of(ready, outcome)
+        if self._stores(ready, outcome):
+            try:
+                standing = self._finish(record, ready)
+            except (SerializationError, ValueTooLarge) as error:
+                if outcome.state != states.SUCCESS:
+                    raise
+                message = f"the result of {ready.envelope.task} cannot be stored: {error}"
+                failed = SerializationError(message, "") if isinstance(error, SerializationError) else ValueTooLarge(message)
+                return self._end(ready, Outcome(states.FAILURE, error=failed, traceback=message, runtime=outcome.runtime))
+        else:
+            standing = record
+        if standing is record:
+            self._report(ready, outcome)
+        else:
+            logger.info("task %s had already ended in %s; that stands", label(ready.envelope), standing.state)
+        return self.conclude(ready.envelope, ready.delivery.queue, standing, self._dead_letter(ready))
+
+    def _finish(self, record: Record, ready: Ready) -> Record:
+        assert self._store is not None
+        store = self._store
+        return self._patience.call(
+            f"storing the result of {label(ready.envelope)}", lambda: store.finish(record, ready.known)
+        )
+
+    def conclude(self, envelope: Envelope, queue: str, record: Record, dead_letter: bool = False) -> Verdict:
+        """Send what follows from a final record and give the verdict. May happen any number of times."""
+        calls = list(self._follow_ups(envelope, record))
+        if calls:
+            self._send(f"sending what follows {label(envelope)}", calls)
+        if dead_letter and record.state == states.FAILURE:
+            return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
+        return ACK
+
+    def _follow_ups(self, envelope: Envelope, record: Record) -> list[Outgoing]:
+        if record.state == states.SUCCESS:
+            return [self._follow(envelope, "link", n, each, record.result) for n, each in enumerate(envelope.link)]
+        if record.failed:
+            return [
+                self._follow(envelope, "link_error", n, each, envelope.id) for n, each in enumerate(envelope.link_error)
+            ]
+        return []
+
+    def _follow(self, envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any], first: Any) -> Outgoing:
+        args = list(signature.get("args") or ())
+        if not signature.get("immutable"):
+            args.insert(0, first)
+        options = {
+            **(signature.get("options") or {}),
+            "task_id": follow_up_id(envelope, kind, index, signature),
+            "root_id": envelope.root_id or envelope.id,
+            "parent_id": envelope.id,
+        }
+        return self._producer.prepare(signature["task"], args, signature.get("kwargs"), options)
+
+    def _reject(self, ready: Ready, outcome: Outcome) -> Verdict:
+        reason = outcome.error.reason if isinstance(outcome.error, Reject) else None
+        if outcome.requeue:
+            logger.info("task %s gave its message back: %s", label(ready.envelope), reason)
+            return Release(0.0)
+        if self._store is not None and ready.records:
+            self._finish(self._record_of(ready, outcome), ready)
+        logger.warning("task %s rejected: %s", label(ready.envelope), reason)
+        return Bury("rejected", "" if reason is None else str(reason))
+
+    # --- retry --------------------------------------------------------------------------------
+
+    def _retry(self, ready: Ready, outcome: Outcome) -> Verdict:
+        envelope, retry = ready.envelope, outcome.retry
+        assert retry is not None
+        now = self._clock.time()
+        due = retry.eta.timestamp() if retry.eta is not None else now + outcome.delay
+        again = envelope.with_(retries=envelope.retries + 1)
+        if retry.task_args is not None:
+            again = again.with_(args=retry.task_args)
+        if retry.task_kwargs is not None:
+            again = again.with_(kwargs=retry.task_kwargs)
+        plain = retry.task_args is None and retry.task_kwargs is None and not retry.options
+        if self._store is not None and ready.records:
+            store = self._store
+            record = self._record_of(ready, outcome).with_(
+                retries=again.retries, done_at=None, retry_at=due if plain else None
+            )
+            standing, _ = self._patience.call(
+                f"recording the retry of {label(envelope)}", lambda: store.progress(record, ready.known)
+            )
+            if standing.final:
+                return self.conclude(envelope, ready.delivery.queue, standing)
+        delay = max(0.0, due - now)
+        logger.info(
+            "task %s to be tried again in %.1f s (retry %d): %r", label(envelope), delay, again.retries, outcome.error
+        )
+        if self._hooks.wants("task_retried"):
+            self._hooks.fire("task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay)
+        return self.send_again(again, ready.delivery.queue, due, retry.options)
+
+    def send_again(
+        self, again: Envelope, queue: str, due: float, options: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """Publish the next try, then have this message deleted. On FIFO the message keeps its place."""
+        options = dict(options or {})
+        if is_fifo(queue) and "queue" not in options:
+            return Release(max(0.0, due - self._clock.time()))
+        call = self._producer.resend(again, options.pop("queue", queue), due)
+        self._send(f"sending retry {again.retries} of {label(again)}", [call])
+        return ACK
+
+    def hop(self, envelope: Envelope, queue: str) -> Verdict:
+        """Send a message on that is not due yet."""
+        self._send(f"sending on {label(envelope)}", [self._producer.resend(envelope, queue, envelope.eta)])
+        return ACK
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def revoke(self, envelope: Envelope, queue: str, error: BaseException, records: bool) -> Verdict:
+        """The task is not to run: record REVOKED."""
+        record = Record(
+            envelope.id,
+            states.REVOKED,
+            error,
+            retries=envelope.retries,
+            done_at=self._clock.time(),
+            root_id=envelope.root_id,
+            parent_id=envelope.parent_id,
+        )
+        if self._store is not None and records:
+            store = self._store
+            record = self._patience.call(f"recording {label(envelope)} as revoked", lambda: store.finish(record))
+        logger.info("task %s not run: %s", label(envelope), error)
+        self._hooks.fire("task_revoked", envelope=envelope, reason=str(error))
+        return self.conclude(envelope, queue, record)
+
+    def _send(self, what: str, calls: list[Outgoing]) -> None:
+        self._patience.call(what, lambda: self._producer.send(calls))
+
+    def _stores(self, ready: Ready, outcome: Outcome) -> bool:
+        if self._store is None:
+            return False
+        keeps_errors = self.wants(ready.task, "store_errors_even_if_ignored") and outcome.state != states.SUCCESS
+        return ready.records or keeps_errors
+
+    def _dead_letter(self, ready: Ready) -> bool:
+        return self.wants(ready.task, "dead_letter")
+
+    def wants(self, task: Task[..., Any], option: str) -> bool:
+        """A task's option, or the app's setting where the task does not say."""
+        own = getattr(task, option)
+        return bool(getattr(self._conf, "task_" + option) if own is None else own)
+
+    def _record_of(self, ready: Ready, outcome: Outcome) -> Record:
+        envelope, request = ready.envelope, ready.request
+        more: dict[str, Any] = {}
+        if self._conf.result_extended:
+            more = {
+                "name": envelope.task,
+                "args": list(envelope.args),
+                "kwargs": dict(envelope.kwargs),
+                "worker": self._hostname,
+                "queue": ready.delivery.queue,
+                "runtime": round(outcome.runtime, 6),
+            }
+        children = [getattr(each, "id", each) for each in request.children]
+        if outcome.state == states.SUCCESS:
+            children += [follow_up_id(envelope, "link", n, each) for n, each in enumerate(envelope.link)]
+        return Record(
+            envelope.id,
+            outcome.state,
+            outcome.value if outcome.state == states.SUCCESS else outcome.error,
+            traceback=outcome.traceback,
+            retries=envelope.retries,
+            done_at=self._clock.time(),
+            root_id=envelope.root_id if envelope.root_id != envelope.id else None,
+            parent_id=envelope.parent_id,
+            group_id=envelope.group.id if envelope.group else None,
+            children=tuple(children),
+            **more,
+        )
+
+    def _report(self, ready: Ready, outcome: Outcome) -> None:
+        """One log line per task, and the hooks."""
+        name = label(ready.envelope)
+        if outcome.state == states.SUCCESS:
+            logger.info("task %s succeeded in %.3f s", name, outcome.runtime)
+            if self._hooks.wants("task_succeeded"):
+                self._hooks.fire("task_succeeded", task=ready.task, request=ready.request, outcome=outcome)
+            return
+        error = outcome.error
+        if isinstance(error, ready.task.throws):
+            logger.info("task %s failed as expected in %.3f s: %r", name, outcome.runtime, error)
+        else:
+            logger.error("task %s failed in %.3f s: %r\n%s", name, outcome.runtime, error, outcome.traceback or "")
+        self._hooks.fire("task_failed", task=ready.task, request=ready.request, outcome=outcome)
+
+
+def follow_up_id(envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any]) -> str:
+    """The id a follow-up always has: the one its signature was frozen with, or a derived one."""
+    given = (signature.get("options") or {}).get("task_id")
+    return str(given) if given else ids.derived_id(envelope.id, kind, index)
+
+
+def label(envelope: Envelope) -> str:
+    """How logs name a task: ``shop.add[id]``."""
+    return f"{envelope.task}[{envelope.id}]"
+
+
+def release_after(receive_count: int) -> Release:
+    """How long to leave a message alone that could not be settled: longer each time it comes back."""
+    return Release(min(900.0, 15.0 * 2 ** min(receive_count, 6)))

@@ -1,0 +1,287 @@
+"""Task: a function that can be called, and called somewhere else."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+
+from cloudq import context
+from cloudq.canvas.sender import Sender
+from cloudq.canvas.signature import Signature
+from cloudq.context import Request
+from cloudq.errors import ImproperlyConfigured, MaxRetriesExceededError, Retry
+from cloudq.options import CallOptions, check_task_options
+from cloudq.results.handle import AsyncResult, EagerResult
+from cloudq.retry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, RetryPolicy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NOT_GIVEN: Any = object()
+
+
+class Task(Generic[P, R]):
+    """A registered task. Made by ``@app.task``; calling it just calls the function.
+
+    Options are attributes of the instance; None means "as the app's ``task_...`` setting says". A
+    subclass given as ``base=`` may set defaults for them, override the hooks below, and keep state
+    of the process (a connection, a model).
+    """
+
+    name: str = ""
+    bind: bool = False
+    max_retries: int | None = DEFAULT_MAX_RETRIES
+    default_retry_delay: float = DEFAULT_RETRY_DELAY
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    acks_late: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    track_started: bool | None = None
+    throws: tuple[type[BaseException], ...] = ()
+    serializer: str | None = None
+    compression: str | None = None
+    queue: str | None = None
+    expires: float | None = None
+    typing: bool = True
+    dead_letter: bool | None = None
+
+    #: Errors of the task's own that a subclass wants to name: Task.MaxRetriesExceededError, as in Celery.
+    MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
+
+    def __init__(self, function: Callable[..., Any], sender: Sender, name: str, options: Mapping[str, Any]) -> None:
+        check_task_options(options, name)
+        self._function = function
+        self._sender = sender
+        self.name = name
+        for option, value in options.items():
+            if option in ("name", "base", "retry_kwargs"):
+                continue
+            setattr(self, option, tuple(value) if isinstance(value, list) else value)
+        self._take_retry_kwargs(options.get("retry_kwargs") or {})
+        self._check()
+        functools.update_wrapper(self, function)
+        self.name = name
+        self._entry = functools.partial(function, self) if self.bind else function
+        self._signature = _signature_of(function, self.bind)
+        self.retry_policy = self._make_retry_policy()
+
+    def _take_retry_kwargs(self, retry_kwargs: Mapping[str, Any]) -> None:
+        for option, value in retry_kwargs.items():
+            if option == "max_retries":
+                self.max_retries = value
+            elif option == "countdown":
+                self.default_retry_delay = value
+            else:
+                raise TypeError(f"task {self.name}: retry_kwargs takes max_retries and countdown, got {option!r}")
+
+    def _check(self) -> None:
+        for option in ("autoretry_for", "dont_autoretry_for", "throws"):
+            value = getattr(self, option)
+            if not isinstance(value, tuple) or not all(isinstance(e, type) and issubclass(e, BaseException) for e in value):
+                raise ImproperlyConfigured(f"task {self.name}: {option} is a tuple of exception classes, got {value!r}")
+        for option in ("time_limit", "soft_time_limit", "retry_backoff_max", "default_retry_delay"):
+            value = getattr(self, option)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ImproperlyConfigured(f"task {self.name}: {option} is a number of seconds, got {value!r}")
+        if self.time_limit and self.soft_time_limit and self.soft_time_limit > self.time_limit:
+            raise ImproperlyConfigured(
+                f"task {self.name}: soft_time_limit ({self.soft_time_limit:g} s) is past time_limit ({self.time_limit:g} s)"
+            )
+
+    def _make_retry_policy(self) -> RetryPolicy:
+        backoff = self.retry_backoff
+        return RetryPolicy(
+            max_retries=self.max_retries,
+            default_delay=self.default_retry_delay,
+            autoretry_for=self.autoretry_for,
+            dont_autoretry_for=self.dont_autoretry_for,
+            backoff=None if backoff is False else (1.0 if backoff is True else float(backoff)),
+            backoff_max=self.retry_backoff_max,
+            jitter=self.retry_jitter,
+        )
+
+    # --- calling ------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, here and now, as if it were no task."""
+        return cast("R", self._entry(*args, **kwargs))
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function itself."""
+        return cast("R", self._entry(*args, **kwargs))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the call to its queue. Returns once the broker has it.
+
+        Raises TypeError when the arguments do not fit, SerializationError when they cannot be
+        written, MessageTooLarge, and OperationalErrors of the broker.
+        """
+        return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Asyncio twin of ``delay``."""
+        return await self.aapply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncResult[R]:
+        """Send the call with options: countdown, eta, expires, queue, task_id, link, ..."""
+        args = tuple(args or ())
+        self.check_arguments(args, kwargs)
+        return self._sender.send_task(self.name, args, kwargs, **options)
+
+    async def aapply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncResult[R]:
+        """Asyncio twin of ``apply_async``."""
+        args = tuple(args or ())
+        self.check_arguments(args, kwargs)
+        return await self._sender.asend_task(self.name, args, kwargs, **options)
+
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> EagerResult[R]:
+        """Run the call in this process, through the same lifecycle as a worker, retries and links included."""
+        args = tuple(args or ())
+        self.check_arguments(args, kwargs)
+        return self._sender.apply_task(self.name, args, kwargs, **options)
+
+    def check_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None) -> None:
+        """Raise TypeError unless the function could be called so (``typing=False`` skips it)."""
+        if self.typing:
+            try:
+                self._signature.bind(*args, **(kwargs or {}))
+            except TypeError as error:
+                raise TypeError(f"{self.name}() {error}") from None
+
+    # --- signatures ---------------------------------------------------------------------------
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature of this task; arguments may be partial."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """An immutable signature: it takes no result of what runs before it."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def signature(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False, **options: Any
+    ) -> Signature:
+        """A signature with options."""
+        return Signature(self.name, args, kwargs, options, immutable=immutable, sender=self._sender)
+
+    # --- from inside --------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """What is known of the run this code is part of; an empty one when called directly."""
+        found = context.current()
+        return found if found is not None else Request(task=self.name)
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        *,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = _NOT_GIVEN,
+        **options: Any,
+    ) -> NoReturn:
+        """Run this task again later: ``raise self.retry(exc=error, countdown=10)``.
+
+        Raises Retry, which the runtime understands; ``exc`` (or MaxRetriesExceededError) once
+        ``max_retries`` is used up, and when the task was called directly.
+        """
+        request = self.request
+        limit = self.max_retries if max_retries is _NOT_GIVEN else max_retries
+        if request.called_directly:
+            raise exc if exc is not None else ImproperlyConfigured(f"{self.name} was called directly: nothing to retry")
+        if limit is not None and request.retries >= limit:
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(
+                f"{self.name}[{request.id}] wanted retry {request.retries + 1}; max_retries is {limit}"
+            )
+        delay = countdown
+        if delay is None and eta is None and self.retry_backoff is not False:
+            delay = self.retry_policy.delay(request.retries)
+        if delay is None and eta is None:
+            delay = self.default_retry_delay
+        raise Retry(
+            exc=exc,
+            delay=delay,
+            eta=eta,
+            task_args=None if args is None else tuple(args),
+            task_kwargs=None if kwargs is None else dict(kwargs),
+            options=options,
+        ) from exc
+
+    def update_state(self, task_id: str | None = None, state: str = "PROGRESS", meta: Any = None) -> None:
+        """Record a custom state with ``meta`` (any value that can be serialized) for whoever polls."""
+        request = self.request
+        task_id = task_id or request.id
+        if task_id is None:
+            raise ImproperlyConfigured(f"{self.name} is not running: update_state needs a task_id")
+        self._sender.update_state(task_id, state, meta, request.retries)
+
+    # --- hooks, for subclasses ----------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Before the function is called. An error here is the task's failure."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """After the function returned."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """After the task failed for good."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """When the task is to be tried again."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """After each run, whatever its end."""
+
+    # --- for the runtime ----------------------------------------------------------------------
+
+    @property
+    def entry(self) -> Callable[..., Any]:
+        """The function with ``self`` bound, as execution calls it."""
+        return self._entry
+
+    @property
+    def is_async(self) -> bool:
+        """Is the function an ``async def``?"""
+        return inspect.iscoroutinefunction(self._function)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose function is ``async def``; calling it gives the coroutine."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        return cast("Coroutine[Any, Any, R]", self._entry(*args, **kwargs))
+
+
+def _signature_of(function: Callable[..., Any], bound: bool) -> inspect.Signature:
+    signature = inspect.signature(function)
+    if not bound:
+        return signature
+    parameters = list(signature.parameters.values())
+    if not parameters:
+        raise ImproperlyConfigured(f"{function.__qualname__} has bind=True but takes no `self`")
+    return signature.replace(parameters=parameters[1:])

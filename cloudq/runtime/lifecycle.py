@@ -103,6 +103,10 @@ class Lifecycle:
         except Exception as error:  # noqa: BLE001
             return self._stumbled(delivery, error)
 
+    def hurry(self) -> None:
+        """Do not wait for absent services any more: the worker is stopping."""
+        self._patience.hurry()
+
     def _ack_early(self, ready: Ready) -> bool:
         if self._wants(ready.task, "acks_late"):
             return False

@@ -1,0 +1,169 @@
+"""Leases: every message we hold stays invisible to others until it is settled (decision 2).
+
+From receipt to acknowledgement, waiting and draining included, a message is renewed at about a
+third of its visibility timeout, in batches, never past the broker's ceiling (12 hours on SQS). A
+renewal that is refused, or that comes too late, means that somebody else may hold the message now:
+the lease is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloudq.brokers.base import Broker, Delivery
+from cloudq.clock import Clock
+from cloudq.errors import OperationalError
+
+logger = logging.getLogger("cloudq.leases")
+
+#: A lease is renewed after this share of its timeout, less up to a fifth of that as jitter.
+RENEW_AT: Final = 1 / 3
+#: Share of the timeout between two looks at the leases.
+LOOK_EVERY: Final = 1 / 12
+
+
+@dataclass(slots=True)
+class Lease:
+    """A delivery in our hands. Times are wall-clock seconds, as the broker counts them."""
+
+    delivery: Delivery
+    timeout: float
+    expires: float
+    renew_at: float
+    ceiling: float
+    lost: bool = False
+    told: bool = field(default=False)
+
+
+class Leases:
+    """Renews what it holds, from one thread. ``on_lost`` is called once per lost delivery."""
+
+    def __init__(self, broker: Broker, clock: Clock, on_lost: Callable[[Delivery], None] = lambda delivery: None) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._on_lost = on_lost
+        self._held: dict[str, Lease] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._shortest = float("inf")
+        self._thread: threading.Thread | None = None
+        #: How many leases were ever lost.
+        self.lost_count = 0
+
+    def start(self) -> None:
+        """Begin to renew, in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="cloudq-leases", daemon=True)
+        self._thread.start()
+
+    def add(self, deliveries: Iterable[Delivery]) -> None:
+        """Hold these from now on."""
+        ceiling = self._broker.capabilities.max_invisible
+        with self._changed:
+            for each in deliveries:
+                timeout = each.invisible_until - each.received_at
+                self._held[each.receipt] = Lease(
+                    each, timeout, each.invisible_until, self._next(each.received_at, timeout), each.received_at + ceiling
+                )
+                if timeout < self._shortest:
+                    self._shortest = timeout
+                    self._changed.notify()
+
+    def remove(self, delivery: Delivery) -> bool:
+        """Stop renewing; False when the lease had been lost."""
+        with self._changed:
+            lease = self._held.pop(delivery.receipt, None)
+        return lease is not None and not lease.lost
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Is it still ours? False once the lease was lost or has run out unrenewed."""
+        lease = self._held.get(delivery.receipt)
+        return lease is not None and not lease.lost and self._clock.time() < lease.expires
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def close(self) -> None:
+        """Stop renewing anything."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def beat(self) -> None:
+        """Renew what is due, once. Called by the thread; tests call it themselves."""
+        now = self._clock.time()
+        look = self._look_every()
+        with self._changed:
+            due = [lease for lease in self._held.values() if not lease.lost and lease.renew_at <= now + look]
+        batches: dict[tuple[str, float], list[Lease]] = {}
+        for lease in due:
+            batches.setdefault((lease.delivery.queue, lease.timeout), []).append(lease)
+        for (queue, timeout), leases in batches.items():
+            self._renew(queue, timeout, leases)
+
+    def _renew(self, queue: str, timeout: float, leases: list[Lease]) -> None:
+        now = self._clock.time()
+        gone = [lease for lease in leases if now >= lease.expires]
+        self._lose(gone, "it was not renewed in time")
+        # At the ceiling the broker grants no more: what remains runs out, and holds() says so.
+        able = [lease for lease in leases if not lease.lost and lease.ceiling - now > 1.0]
+        if not able:
+            return
+        room = min(lease.ceiling for lease in able) - now
+        wanted = min(timeout, room)
+        before = self._clock.time()
+        try:
+            refused = self._broker.extend([lease.delivery for lease in able], wanted)
+        except OperationalError as error:
+            logger.warning("renewing %d messages of %s: %s; trying again", len(able), queue, error)
+            self._postpone(able, before)
+            return
+        by_receipt = {each.delivery.receipt: each for each in refused}
+        for lease in able:
+            answer = by_receipt.get(lease.delivery.receipt)
+            if answer is None:
+                lease.expires = before + wanted
+                lease.renew_at = self._next(before, wanted) if lease.ceiling - before > timeout else lease.expires
+            elif answer.lost:
+                self._lose([lease], answer.message)
+            else:
+                self._postpone([lease], before)
+
+    def _postpone(self, leases: list[Lease], now: float) -> None:
+        for lease in leases:
+            lease.renew_at = now + max(0.05, lease.timeout * LOOK_EVERY)
+
+    def _lose(self, leases: list[Lease], why: str) -> None:
+        for lease in leases:
+            lease.lost = True
+            still_held = lease.delivery.receipt in self._held
+            if lease.told or not still_held:
+                continue  # settled meanwhile: there was nothing left to lose
+            lease.told = True
+            self.lost_count += 1
+            logger.warning("the lease on message %s of %s is lost: %s", lease.delivery.message_id, lease.delivery.queue, why)
+            self._on_lost(lease.delivery)
+
+    def _next(self, now: float, timeout: float) -> float:
+        return now + timeout * RENEW_AT * (0.8 + 0.2 * random.random())
+
+    def _look_every(self) -> float:
+        return min(1.0, max(0.02, self._shortest * LOOK_EVERY))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._closed:
+                    self._changed.wait(self._look_every())
+                if self._closed:
+                    return
+            try:
+                self.beat()
+            except Exception:
+                logger.exception("renewing leases failed; going on")

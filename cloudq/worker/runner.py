@@ -1,0 +1,53 @@
+"""What a pool runs: a delivery through the lifecycle of the worker's app."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from cloudq import aio
+from cloudq.app import CloudQ
+from cloudq.brokers.base import Delivery
+from cloudq.loader import load_app
+from cloudq.pools.base import RunnerSpec, Watch
+from cloudq.runtime.lifecycle import Lifecycle
+from cloudq.runtime.verdict import Verdict
+from cloudq.worker import logs
+
+
+class WorkerRunner:
+    """Runs deliveries with one app."""
+
+    def __init__(self, lifecycle: Lifecycle, app: CloudQ | None = None) -> None:
+        self._lifecycle = lifecycle
+        self._app = app
+
+    def run(self, job: Delivery, watch: Watch) -> Verdict:
+        """The whole lifecycle, in this thread."""
+        return self._lifecycle.run(job, watch)
+
+    async def arun(self, job: Delivery, watch: Watch) -> Verdict:
+        """The whole lifecycle, on this event loop."""
+        return await self._lifecycle.arun(job, watch, aio.to_thread)
+
+    def close(self) -> None:
+        """Give back what this process opened."""
+        if self._app is not None:
+            self._app.close()
+
+
+def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int) -> RunnerSpec:
+    """How a child process makes its runner."""
+    return RunnerSpec("cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level))
+
+
+def in_child(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int) -> WorkerRunner:
+    """Load the app in a child process, with the settings of the parent."""
+    app = load_app(app_path, include=False)
+    app.conf.update(overrides)
+    app = load_app(app_path)
+    if app.conf.worker_hijack_root_logger:
+        logs.set_up(level)
+    logging.getLogger("cloudq.worker").debug("child ready: %d tasks", len(app.tasks))
+    return WorkerRunner(app.lifecycle(hostname), app)

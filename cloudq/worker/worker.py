@@ -1,0 +1,275 @@
+"""The worker: sources bring deliveries, a pool runs them, verdicts are carried out, leases are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cloudq import plugins
+from cloudq.app import CloudQ
+from cloudq.brokers.base import Delivery, QueueInfo
+from cloudq.errors import ImproperlyConfigured
+from cloudq.pools.base import End, Finished, Pool, Returned
+from cloudq.runtime.heartbeat import Leases
+from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
+from cloudq.worker.credit import Credit
+from cloudq.worker.disposal import Disposal
+from cloudq.worker.groups import Groups
+from cloudq.worker.runner import WorkerRunner, spec
+from cloudq.worker.source import Source
+
+logger = logging.getLogger("cloudq.worker")
+
+#: Seconds that a stopping worker waits for a long poll in flight, so that it brings nothing after us.
+POLL_GRACE = 1.0
+
+
+class Worker:
+    """Consumes queues until it is stopped. ``run()`` blocks; ``stop()`` may be called from anywhere.
+
+    ``app_path`` (``module:app``) is needed by pools of processes, whose children load the app anew.
+    """
+
+    def __init__(
+        self,
+        app: CloudQ,
+        queues: Sequence[str] = (),
+        *,
+        pool: str | None = None,
+        concurrency: int | None = None,
+        hostname: str | None = None,
+        app_path: str | None = None,
+        loglevel: int = logging.INFO,
+        stop_when_idle: float | None = None,
+    ) -> None:
+        self.app = app
+        self.conf = app.conf
+        self.queues = list(dict.fromkeys(queues)) or [app.conf.task_default_queue]
+        self.pool_name = pool or app.conf.worker_pool
+        self.concurrency = concurrency or app.conf.worker_concurrency or default_concurrency(self.pool_name)
+        self.hostname = hostname or f"cloudq@{socket.gethostname()}.{os.getpid()}"
+        self._app_path = app_path
+        self._loglevel = loglevel
+        self._stop_when_idle = stop_when_idle
+        if self.concurrency < 1:
+            raise ImproperlyConfigured(f"concurrency is at least 1, got {self.concurrency}")
+        self.infos: dict[str, QueueInfo] = {}
+        self.pool: Pool | None = None
+        self.sources: list[Source] = []
+        self._groups = Groups()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._deadline: float | None = None
+        self._cold = False
+        self._cut_short = 0
+        self._why = "asked to"
+        self.running: dict[str, Delivery] = {}
+
+    # --- start --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Look at every queue and at the store once; raises what a user can do something about."""
+        for queue in self.queues:
+            self.infos[queue] = self.app.broker.describe(queue)
+        if self.app.backend is not None:
+            self.app.backend.read("task/cloudq-worker-start")
+
+    def start(self) -> None:
+        """Check, then begin to consume. Raises OperationalError or ImproperlyConfigured."""
+        self.app.hooks.fire("worker_init", worker=self)
+        if not self.infos:
+            self.check()
+        broker = self.app.broker
+        self.pool = self._make_pool()
+        self.lifecycle = self.app.lifecycle(self.hostname)
+        self.leases = Leases(broker, self.app.clock, self._lost)
+        self.lifecycle.settler.holds = self.leases.holds
+        self.disposal = Disposal(broker, self.leases)
+        held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
+        self.credit = Credit(held)
+        self.pool.start(self._spec(), WorkerRunner(self.lifecycle))
+        self.leases.start()
+        self.disposal.start()
+        for queue in self.queues:
+            self.sources.append(self._source(queue))
+        for source in self.sources:
+            source.start()
+        self.app.hooks.fire("worker_ready", worker=self)
+
+    def _make_pool(self) -> Pool:
+        factory = plugins.load("pools", self.pool_name)
+        options: dict[str, Any] = {}
+        if self.pool_name == "prefork":
+            if self._app_path is None:
+                raise ImproperlyConfigured("the prefork pool loads the app in its children: start it with -A module:app")
+            options = {
+                "max_tasks_per_child": self.conf.worker_max_tasks_per_child,
+                "max_memory_per_child": self.conf.worker_max_memory_per_child,
+            }
+        if self.pool_name == "solo":
+            self.concurrency = 1
+        pool: Pool = factory(self.concurrency, **options)
+        return pool
+
+    def _spec(self) -> Any:
+        explicit = {name: value for name, value in self.conf.items() if self.conf.explicit(name)}
+        return spec(self._app_path or "", self.hostname, explicit, self._loglevel)
+
+    def _source(self, queue: str) -> Source:
+        invisible = self.conf.worker_visibility_timeout or self.infos[queue].visibility_timeout
+        return Source(
+            self.app.broker,
+            queue,
+            self.credit,
+            self._deliver,
+            wait=min(self.conf.worker_wait_time, self.app.broker.capabilities.max_wait),
+            invisible=max(1.0, invisible),
+            share=len(self.queues),
+        )
+
+    # --- run ----------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Consume until stopped; returns the exit code: 0, or 3 when running tasks were cut short."""
+        if not self.sources:
+            self.start()
+        idle_since = time.monotonic()
+        while not self._stopping.is_set():
+            self._wake.wait(0.2 if self._stop_when_idle is not None else 1.0)
+            self._wake.clear()
+            for source in self.sources:
+                source.supervise()
+            if self.credit.held or any(source.last_error for source in self.sources):
+                idle_since = time.monotonic()
+            received = max((s.last_success for s in self.sources), default=0.0)
+            if self._stop_when_idle is not None and received - idle_since > self._stop_when_idle:
+                self.stop("idle")
+        return self._shut_down()
+
+    def stop(self, why: str = "asked to") -> None:
+        """Stop: warm at the first call, at once at the second. Returns immediately; never blocks.
+
+        Safe in a signal handler.
+        """
+        if self._stopping.is_set():
+            self._cold = True
+            self._deadline = time.monotonic()
+            pool = self.pool
+            if pool is not None:
+                threading.Thread(target=pool.stop, args=(0.0,), name="cloudq-cold-stop", daemon=True).start()
+        else:
+            self._deadline = time.monotonic() + self.conf.worker_shutdown_timeout
+            self._stopping.set()
+        self._why = why
+        self._wake.set()
+
+    def _shut_down(self) -> int:
+        """Stop polling, give back what has not started, wait for what runs, then cut it short."""
+        assert self.pool is not None
+        self.app.hooks.fire("worker_stopping", worker=self, signal=self._why)
+        running = len(self.running)
+        logger.info("stopping (%s): no new messages; %d in hand", self._why, running)
+        for source in self.sources:
+            source.stop()
+        self.credit.close()
+        for delivery in self._groups.clear():
+            self._dispose(delivery, Release(0.0))
+        self.disposal.flush(1.0)
+        grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
+        self.pool.stop(0.0 if self._cold else grace)
+        for source in self.sources:
+            source.join(0.0 if self._cold else POLL_GRACE / len(self.sources))
+        self.lifecycle.hurry()
+        if not self.disposal.flush(2.0 if self._cold else 10.0):
+            logger.warning("not every message could be acknowledged or given back; those will be delivered again")
+        self.disposal.close()
+        self.leases.close()
+        self.app.hooks.fire("worker_stopped", worker=self)
+        if self._cut_short:
+            logger.warning("%d running tasks were cut short; they will be delivered again", self._cut_short)
+        logger.info("stopped")
+        return 3 if self._cut_short else 0
+
+    # --- a delivery's way through the worker ------------------------------------------------------
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        self.leases.add(deliveries)
+        for delivery in deliveries:
+            if self._stopping.is_set():
+                self._dispose(delivery, Release(0.0))
+            elif self._groups.admit(delivery):
+                self._submit(delivery)
+
+    def _submit(self, delivery: Delivery) -> None:
+        assert self.pool is not None
+        if not self.leases.holds(delivery):
+            self._ended(delivery, Finished(Abandon()))
+            return
+        self.running[delivery.receipt] = delivery
+        self.pool.submit(delivery, lambda end: self._ended(delivery, end))
+
+    def _ended(self, delivery: Delivery, end: End) -> None:
+        self.running.pop(delivery.receipt, None)
+        verdict = self._verdict(delivery, end)
+        successor, back = self._groups.done(delivery, isinstance(verdict, Ack | Bury))
+        self._dispose(delivery, verdict)
+        for each in back:
+            self._dispose(each, Release(0.0))
+        if successor is not None:
+            if self._stopping.is_set():
+                self._dispose(successor, Release(0.0))
+            else:
+                self._submit(successor)
+
+    def _verdict(self, delivery: Delivery, end: End) -> Verdict:
+        if isinstance(end, Finished):
+            verdict: Verdict = end.reply
+            return verdict
+        if isinstance(end, Returned):
+            return Release(0.0)
+        if self._stopping.is_set():  # we stopped it ourselves: not the task's fault
+            self._cut_short += 1
+            return Release(0.0)
+        return self.lifecycle.lost(delivery, end)
+
+    def _dispose(self, delivery: Delivery, verdict: Verdict) -> None:
+        self.disposal.apply(delivery, verdict)
+        self.credit.give()
+
+    def _lost(self, delivery: Delivery) -> None:
+        self.app.hooks.fire("lease_lost", delivery=delivery)
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers since the start."""
+        return {
+            "hostname": self.hostname,
+            "pid": os.getpid(),
+            "pool": self.pool_name,
+            "concurrency": self.concurrency,
+            "held": self.credit.held,
+            "running": len(self.running),
+            "acked": self.disposal.acked,
+            "released": self.disposal.released,
+            "buried": self.disposal.buried,
+            "leases_lost": self.leases.lost_count,
+            "queues": {s.queue: {"received": s.received, "polls": s.polls} for s in self.sources},
+        }
+
+
+def default_concurrency(pool: str) -> int:
+    """Cores for processes, more for pools that mostly wait."""
+    if pool == "solo":
+        return 1
+    if pool == "threads":
+        return 16
+    if pool == "asyncio":
+        return 100
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -198,4 +198,4 @@ def _credential_errors(boto: Any) -> tuple[type[Exception], ...]:
 def _network_errors(boto: Any) -> tuple[type[Exception], ...]:
     from botocore.parsers import ResponseParserError
 
-    return boto.HTTPClientError, boto.IncompleteReadError, ResponseParserError
+    return boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError

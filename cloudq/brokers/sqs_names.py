@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cloudq.aws.errors import plain_code
@@ -19,19 +19,17 @@ def is_missing(error: AwsError) -> bool:
     return plain_code(error.code) in _MISSING
 
 
-def not_found(name: str, region: str) -> QueueNotFound:
-    """The error for a queue that is not there (or may not be seen)."""
-    return QueueNotFound(
-        f"there is no SQS queue {name!r} in {region} (or the credentials may not see it): create it with "
-        f"`cloudq queues create {name}` or Terraform, or check ?region= and queue_name_prefix"
-    )
+def explain(error: AwsError, queue: str, name: str, region: Callable[[], str]) -> CloudQError:
+    """An SQS error in our words; the error itself when there is nothing to add.
 
-
-def explain(error: AwsError, name: str, region: str) -> CloudQError:
-    """An SQS error in our words; the error itself when there is nothing to add."""
+    ``queue`` is the app's name for the queue, ``name`` SQS's (with the prefix).
+    """
     code, text = plain_code(error.code), error.message
     if code in _MISSING:
-        return not_found(name, region)
+        return QueueNotFound(
+            f"there is no SQS queue {name!r} in {region()} (or the credentials may not see it): create it "
+            f"with `cloudq queues create {queue}` or Terraform, or check ?region= and queue_name_prefix"
+        )
     if code == "BatchRequestTooLong" or "must be shorter than" in text:
         return MessageTooLarge(
             f"the queue {name!r} takes smaller messages than 1 MiB ({text}): raise its MaximumMessageSize, "

@@ -81,7 +81,7 @@ class Queues:
 
     def explain(self, queue: str, error: AwsError) -> Exception:
         """The error of one entry, or of a call, in our words."""
-        return explain(error, self.physical(queue), self._region())
+        return explain(error, queue, self.physical(queue), self._region)
 
     def _raise(self, queue: str, error: AwsError) -> NoReturn:
         if is_missing(error):

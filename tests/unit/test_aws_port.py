@@ -1,0 +1,388 @@
+"""The boto3 and aioboto3 ports against a small HTTP server that answers as told."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from aws_fakes import FrozenClock
+
+from cloudq.aws import boto
+from cloudq.aws.aioboto import AioPort
+from cloudq.aws.boto import BotoPort
+from cloudq.aws.errors import action, from_code
+from cloudq.aws.factory import make_port
+from cloudq.aws.options import OWN_ATTEMPTS
+from cloudq.aws.port import AwsError, Call, Pause, arun, run
+from cloudq.errors import (
+    AccessDenied,
+    CredentialsError,
+    ImproperlyConfigured,
+    MissingExtra,
+    ServiceUnavailable,
+)
+
+SEND = Call("sqs", "SendMessage", {"QueueUrl": "http://q/1/orders", "MessageBody": "x"})
+GOOD = (200, {"MessageId": "m", "MD5OfMessageBody": "9dd4e461268c8034f5c8564e155c67a6"}, {})
+
+
+class Script(ThreadingHTTPServer):
+    """Answers each POST with the next of ``answers``: (status, body, headers); the last one stays."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, Any, dict[str, str]]] = [GOOD]
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Script
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append((self.path, dict(self.headers), body))
+        answers = self.server.answers
+        status, answer, headers = answers[0] if len(answers) == 1 else answers.pop(0)
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
+        for name, value in headers.items():
+            if name != "Content-Length":
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+        if "Content-Length" in headers:
+            self.close_connection = True
+
+    do_GET = do_POST
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    script = Script()
+    thread = threading.Thread(target=script.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield script
+    script.shutdown()
+    script.server_close()
+    thread.join()
+
+
+def failure(code: str, status: int = 400, query: str | None = None) -> tuple[int, Any, dict[str, str]]:
+    headers = {"x-amzn-query-error": f"{query};Sender"} if query else {}
+    return status, {"__type": f"com.amazonaws.sqs#{code}", "message": "because"}, headers
+
+
+THROTTLED = failure("RequestThrottled", query="AWS.SimpleQueueService.RequestThrottled")
+
+
+def test_a_call_returns_the_answer(server: Script) -> None:
+    assert BotoPort(endpoint_url=server.url).call(SEND)["MessageId"] == "m"
+    _, headers, body = server.requests[0]
+    assert headers["X-Amz-Target"] == "AmazonSQS.SendMessage"
+    assert "Content-Encoding" not in headers
+    assert "cloudq" in headers["User-Agent"]
+    assert json.loads(body) == SEND.params
+
+
+def test_one_client_per_service_serves_all_threads_and_a_long_poll_has_its_own(
+    server: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, float, int]] = []
+    original = boto.config_options
+
+    def note(service: str, slow: bool, endpoint_url: str | None) -> dict[str, Any]:
+        options = original(service, slow, endpoint_url)
+        made.append((service, options["read_timeout"], options["max_pool_connections"]))
+        return options
+
+    monkeypatch.setattr(boto, "config_options", note)
+    port = BotoPort(endpoint_url=server.url)
+    poll = Call("sqs", "ReceiveMessage", {"QueueUrl": "http://q/1/orders"}, timeout=20.0)
+    threads = [threading.Thread(target=port.call, args=(call,)) for call in (SEND, SEND, SEND, poll, poll)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 5
+    assert sorted(made) == [("sqs", 15.0, 64), ("sqs", 35.0, 64)]
+
+
+def test_throttling_that_botocore_does_not_retry_is_retried_with_backoff(server: Script) -> None:
+    server.answers = [THROTTLED, THROTTLED, GOOD]
+    clock = FrozenClock()
+    assert BotoPort(endpoint_url=server.url, clock=clock).call(SEND)["MessageId"] == "m"
+    assert len(server.requests) == 3
+    assert len(clock.slept) == 2
+    assert all(seconds > 0 for seconds in clock.slept)
+
+
+def test_throttling_without_end_becomes_service_unavailable(server: Script) -> None:
+    server.answers = [THROTTLED]
+    with pytest.raises(ServiceUnavailable, match="slow down") as caught:
+        BotoPort(endpoint_url=server.url, clock=FrozenClock()).call(SEND)
+    assert len(server.requests) == OWN_ATTEMPTS
+    assert type(caught.value.__cause__).__name__ == "RequestThrottled"
+
+
+def test_a_refused_message_is_an_aws_error_with_the_services_code_and_is_not_retried(server: Script) -> None:
+    server.answers = [failure("QueueDoesNotExist", query="AWS.SimpleQueueService.NonExistentQueue")]
+    with pytest.raises(AwsError) as caught:
+        BotoPort(endpoint_url=server.url).call(SEND)
+    error = caught.value
+    assert (error.code, error.status) == ("AWS.SimpleQueueService.NonExistentQueue", 400)
+    assert (error.service, error.operation, error.message) == ("sqs", "SendMessage", "because")
+    assert error.__cause__ is not None
+    assert len(server.requests) == 1
+
+
+def test_a_server_error_is_retried_by_botocore(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    server.answers = [failure("InternalError", 500), GOOD]
+    assert BotoPort(endpoint_url=server.url).call(SEND)["MessageId"] == "m"
+    server.answers = [failure("InternalError", 503)]
+    with pytest.raises(ServiceUnavailable, match="503"):
+        BotoPort(endpoint_url=server.url).call(SEND)
+    assert len(server.requests) == 2 + 4
+
+
+def test_a_server_that_is_not_there_is_service_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    with pytest.raises(ServiceUnavailable, match=r"sqs SendMessage: no answer.*endpoint_url"):
+        BotoPort(endpoint_url="http://127.0.0.1:1").call(SEND)
+
+
+def test_without_credentials_the_error_says_how_to_give_them(
+    server: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(CredentialsError, match="AWS_PROFILE"):
+        BotoPort(endpoint_url=server.url).call(SEND)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(CredentialsError, match="AWS_PROFILE"):
+        BotoPort(endpoint_url=server.url).call(SEND)
+    assert server.requests == []
+
+
+def test_without_a_region_the_error_says_how_to_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ImproperlyConfigured, match=r"set AWS_REGION or \?region="):
+        BotoPort().call(SEND)
+    with pytest.raises(ImproperlyConfigured, match=r"set AWS_REGION or \?region="):
+        _ = BotoPort().region
+    assert BotoPort("eu-west-1").region == "eu-west-1"
+    # A local endpoint needs a region for the signature only.
+    assert BotoPort(endpoint_url="http://127.0.0.1:1").region == "us-east-1"
+
+
+def test_an_unknown_profile_is_a_wrong_setting() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"nobody.*\?profile="):
+        BotoPort(profile="nobody").call(SEND)
+    with pytest.raises(ImproperlyConfigured, match="nobody"):
+        AioPort(profile="nobody")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "words"),
+    [
+        ("ExpiredToken", 403, CredentialsError, "get-caller-identity"),
+        ("ExpiredTokenException", 400, CredentialsError, "clock"),
+        ("InvalidClientTokenId", 403, CredentialsError, "credentials"),
+        ("UnrecognizedClientException", 400, CredentialsError, "credentials"),
+        ("InvalidSignatureException", 403, CredentialsError, "credentials"),
+        ("SignatureDoesNotMatch", 403, CredentialsError, "credentials"),
+        ("RequestTimeTooSkewed", 403, CredentialsError, "clock"),
+        ("AccessDenied", 403, AccessDenied, "sqs:SendMessage"),
+        ("AccessDeniedException", 400, AccessDenied, "sqs:SendMessage"),
+        ("403", 403, AccessDenied, "sqs:SendMessage"),
+        ("AWS.SimpleQueueService.OverLimit", 403, ServiceUnavailable, "slow down"),
+        ("ProvisionedThroughputExceededException", 400, ServiceUnavailable, "slow down"),
+        ("SomethingNew", 502, ServiceUnavailable, "502"),
+        ("InvalidAttributeName", 400, AwsError, "InvalidAttributeName"),
+    ],
+)
+def test_each_code_becomes_the_error_it_means(
+    code: str, status: int, kind: type[Exception], words: str
+) -> None:
+    call = Call("sqs", "SendMessageBatch", {"QueueUrl": "http://q/1/orders"})
+    error = from_code(code, "one\n line", status, call)
+    assert type(error) is kind
+    assert words in str(error)
+    assert "\n" not in str(error)
+    assert "one line" in str(error)
+
+
+def test_actions_have_their_iam_names() -> None:
+    assert action(Call("sqs", "ChangeMessageVisibilityBatch", {})) == "sqs:ChangeMessageVisibility"
+    assert action(Call("s3", "HeadObject", {})) == "s3:GetObject"
+    assert action(Call("dynamodb", "PutItem", {})) == "dynamodb:PutItem"
+
+
+GET = Call("s3", "GetObject", {"Bucket": "b", "Key": "k"})
+
+
+def test_a_streamed_body_comes_as_bytes(server: Script) -> None:
+    server.answers = [(200, b"content", {})]
+    assert BotoPort(endpoint_url=server.url).call(GET)["Body"] == b"content"
+
+
+def test_a_body_that_breaks_off_is_fetched_again(server: Script) -> None:
+    server.answers = [(200, b"con", {"Content-Length": "7"}), (200, b"content", {})]
+    assert BotoPort(endpoint_url=server.url, clock=FrozenClock()).call(GET)["Body"] == b"content"
+    server.answers = [(200, b"con", {"Content-Length": "7"})]
+    with pytest.raises(ServiceUnavailable, match="s3 GetObject"):
+        BotoPort(endpoint_url=server.url, clock=FrozenClock()).call(GET)
+
+
+def test_the_same_arguments_share_a_port() -> None:
+    assert make_port("eu-west-1") is make_port("eu-west-1")
+    assert make_port("eu-west-1") is not make_port("eu-west-2")
+    with pytest.raises(ImproperlyConfigured, match="'carrier-pigeon'; known: boto3"):
+        make_port(driver="carrier-pigeon")
+
+
+def test_a_closed_port_opens_again(server: Script) -> None:
+    port = BotoPort(endpoint_url=server.url)
+    port.call(SEND)
+    port.close()
+    port.close()
+    assert port.call(SEND)["MessageId"] == "m"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_uses_sockets_of_its_own(server: Script) -> None:
+    port = make_port(endpoint_url=server.url)
+    assert isinstance(port, BotoPort)
+    port.call(SEND)
+    parents = port._mine
+    parents._lock.acquire()  # as if another thread were making a client at the moment of the fork
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            same = port.call(SEND)["MessageId"] == "m" and port._mine is not parents
+            fresh = make_port(endpoint_url=server.url) is not port
+            os.write(write, b"yes" if same and fresh else b"no")
+        finally:
+            os._exit(0)
+    parents._lock.release()
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"yes"
+    os.close(read)
+    os.close(write)
+    assert port._mine is parents
+    assert port.call(SEND)["MessageId"] == "m"
+
+
+# --- asyncio -----------------------------------------------------------------------------------
+
+
+async def test_the_asyncio_port_answers_and_maps_errors_alike(server: Script) -> None:
+    port = AioPort(endpoint_url=server.url)
+    try:
+        assert (await port.call(SEND))["MessageId"] == "m"
+        server.answers = [THROTTLED, GOOD]
+        assert (await port.call(SEND))["MessageId"] == "m"
+        server.answers = [failure("AccessDenied", 403)]
+        with pytest.raises(AccessDenied, match="sqs:SendMessage"):
+            await port.call(SEND)
+        server.answers = [(200, b"content", {})]
+        assert (await port.call(GET))["Body"] == b"content"
+    finally:
+        await port.close()
+        await port.close()
+    server.answers = [GOOD]
+    assert (await port.call(SEND))["MessageId"] == "m"
+    await port.close()
+
+
+async def test_parallel_first_calls_enter_one_client(server: Script) -> None:
+    import asyncio
+
+    port = AioPort(endpoint_url=server.url)
+    answers = await asyncio.gather(*(port.call(SEND) for _ in range(8)))
+    assert [answer["MessageId"] for answer in answers] == ["m"] * 8
+    assert len(port._loops[asyncio.get_running_loop()].clients) == 1
+    await port.close()
+
+
+def test_each_event_loop_has_clients_of_its_own(server: Script) -> None:
+    import asyncio
+
+    port = AioPort(endpoint_url=server.url)
+
+    async def once() -> str:
+        answer = await port.call(SEND)
+        await port.close()
+        return str(answer["MessageId"])
+
+    assert [asyncio.run(once()), asyncio.run(once())] == ["m", "m"]
+
+
+def test_without_aioboto3_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "aioboto3", None)
+    with pytest.raises(MissingExtra, match=r"cloudq-tasks\[aio\]"):
+        AioPort()
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+class Echo:
+    region = "us-east-1"
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    def call(self, call: Call) -> dict[str, Any]:
+        if self.fails:
+            raise ServiceUnavailable("down")
+        return {"was": call.operation}
+
+    def close(self) -> None: ...
+
+
+class AsyncEcho:
+    region = "us-east-1"
+
+    async def call(self, call: Call) -> dict[str, Any]:
+        return Echo().call(call)
+
+    async def close(self) -> None: ...
+
+
+def operation() -> Any:
+    try:
+        answer = yield Call("sqs", "First", {})
+    except ServiceUnavailable:
+        return "failed"
+    yield Pause(0.001)
+    return answer["was"]
+
+
+async def test_an_operation_runs_on_either_kind_of_port() -> None:
+    clock = FrozenClock()
+    assert run(Echo(), operation(), clock) == "First"
+    assert clock.slept == [0.001]
+    assert await arun(AsyncEcho(), operation()) == "First"
+    assert run(Echo(fails=True), operation(), clock) == "failed"

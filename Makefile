@@ -1,0 +1,59 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest requirement file decides whether the environment is up to date.
+STAMP := $(VENV)/.installed
+EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
+
+.PHONY: help demo test slow lint types architecture check clean bench
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+demo: $(VENV)/.demo ## Install cloudq into .venv and run its main job: a worker, a thousand tasks
+	$(BIN)/cloudq demo
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements/dev.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@ $(VENV)/.demo
+
+# ministack has an environment of its own: its Lambda functions see what is installed beside it
+.venv-ministack/.installed: $(STAMP) requirements/ministack.txt
+	$(PYTHON) -m venv .venv-ministack
+	$(BIN)/uv pip install -q --python .venv-ministack/bin/python -r requirements/ministack.txt
+	@touch $@
+
+tests/emulators/node_modules/.installed: tests/emulators/package.json
+	@if command -v npm >/dev/null; then \
+	  cd tests/emulators && npm install --silent --no-audit --no-fund && touch node_modules/.installed; \
+	else echo "npm not found: the Azure tests will be skipped"; fi
+
+test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Install what the tests need and run them all (but the slow proofs)
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow"
+
+slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
+	$(BIN)/pytest -q -m slow
+
+lint: $(STAMP) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types, strictly
+	$(BIN)/mypy
+
+architecture: $(STAMP) ## Check that imports run downstairs
+	$(BIN)/lint-imports
+
+check: lint types architecture ## All checks that are not tests
+
+clean: ## Remove environments and caches
+	rm -rf .venv .venv-ministack tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,112 @@
+"""``cloudq doctor``: does everything an app needs exist, and does it fit together?"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+import cloudq
+from cloudq.app import CloudQ
+from cloudq.cli.common import AppOption, BackendOption, BrokerOption, JsonOption, find_app, one_line_errors, out, print_json
+from cloudq.errors import CloudQError
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    level: str
+    what: str
+    detail: str
+
+
+def doctor(
+    app: AppOption = None,
+    queue: Annotated[list[str] | None, typer.Option("--queue", "-Q", help="Queues to look at; default: the app's.")] = None,
+    broker: BrokerOption = None,
+    result_backend: BackendOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the app, its settings, broker, queues and results store. Exit code 1 when something fails."""
+    with one_line_errors():
+        found = find_app(app, broker, result_backend)
+        names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
+        findings = list(examine(found, names or _queues_of(found), app is not None))
+    if as_json:
+        print_json([{"level": each.level, "what": each.what, "detail": each.detail} for each in findings])
+    else:
+        styles = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+        for each in findings:
+            out.print(f"[{styles[each.level]}]{each.level:>4}[/]  {each.what:<22} ", end="")
+            out.print(each.detail, markup=False, soft_wrap=True)
+    if any(each.level == FAIL for each in findings):
+        raise typer.Exit(1)
+
+
+def _queues_of(app: CloudQ) -> list[str]:
+    named = {task.queue for task in (app.tasks[name] for name in app.tasks) if task.queue}
+    return sorted({app.conf.task_default_queue, *named})
+
+
+def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:
+    """Look at everything once."""
+    yield Finding(OK, "python", f"{platform.python_version()} ({sys.executable}), cloudq {cloudq.__version__}")
+    if loaded:
+        level = OK if len(app.tasks) else WARN
+        detail = f"{app.main}: {len(app.tasks)} tasks" + ("" if len(app.tasks) else "; is the module that defines them in include=?")
+        yield Finding(level, "app", detail)
+    yield from _guarded("broker", lambda: _broker(app, queues))
+    yield from _guarded("results", lambda: _results(app))
+
+
+def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except CloudQError as error:
+        yield Finding(FAIL, what, str(error))
+
+
+def _broker(app: CloudQ, queues: list[str]) -> Iterator[Finding]:
+    yield Finding(OK, "broker", app.broker.url)
+    for queue in queues:
+        yield from _guarded(f"queue {queue}", lambda name=queue: _queue(app, name))  # type: ignore[misc]
+
+
+def _queue(app: CloudQ, queue: str) -> Iterator[Finding]:
+    info = app.broker.describe(queue)
+    depth = app.broker.depth(queue)
+    yield Finding(
+        OK, f"queue {queue}", f"{depth.visible} ready, {depth.in_flight} in flight, {depth.delayed} delayed; visibility {info.visibility_timeout:g} s"
+    )
+    if info.dead_letter_queue is None:
+        yield Finding(WARN, f"queue {queue}", f"no dead-letter queue: unreadable messages cannot be buried; `cloudq queues create {queue}` or Terraform")
+    else:
+        dead = app.broker.depth(info.dead_letter_queue).total
+        level = WARN if dead else OK
+        hint = f"; look with `cloudq dlq list {queue}`" if dead else ""
+        yield Finding(level, f"queue {queue}", f"{dead} dead letters in {info.dead_letter_queue}{hint}")
+    if info.max_receive_count is not None and info.max_receive_count < 2:
+        yield Finding(WARN, f"queue {queue}", "maxReceiveCount is 1: one crash of a worker makes a dead letter of a healthy task")
+    if info.visibility_timeout < 10:
+        yield Finding(WARN, f"queue {queue}", f"a visibility timeout of {info.visibility_timeout:g} s leaves little time to renew it")
+
+
+def _results(app: CloudQ) -> Iterator[Finding]:
+    backend = app.backend
+    if backend is None:
+        yield Finding(WARN, "results", "disabled: get() and duplicate detection do not work")
+        return
+    backend.read("task/cloudq-doctor")
+    limit = backend.capabilities.max_value
+    yield Finding(OK, "results", f"{backend.url}: readable" + (f", values up to {limit // 1024} KB" if limit else ""))
+    if not backend.capabilities.conditional:
+        yield Finding(FAIL, "results", "this store has no conditional writes, which cloudq relies on")
+    if app.broker.capabilities.reach != "cloud" and backend.capabilities.reach == "cloud":
+        yield Finding(WARN, "results", "results are in the cloud, but the broker is local to this machine")

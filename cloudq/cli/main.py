@@ -1,0 +1,59 @@
+"""The ``cloudq`` command: where its parts come together.
+
+Exit codes: 0 done, 1 an error that the last line explains, 2 wrong usage, 3 a worker that was
+stopped while tasks were running (they will be delivered again).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+import cloudq
+from cloudq.cli import call, demo, dlq, doctor, local, queues, worker
+from cloudq.cli.common import one_line_errors
+
+cli = typer.Typer(
+    name="cloudq",
+    help="Celery's way of working on Amazon SQS and Lambda, with no broker to run.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cloudq {cloudq.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Celery's way of working on Amazon SQS and Lambda, with no broker to run."""
+    if debug:
+        os.environ["CLOUDQ_DEBUG"] = "1"
+
+
+cli.command("worker")(worker.worker)
+cli.command("call")(call.call)
+cli.command("result")(call.result)
+cli.add_typer(queues.commands, name="queues")
+cli.add_typer(dlq.commands, name="dlq")
+cli.command("local")(local.local)
+cli.command("demo")(demo.demo)
+cli.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point."""
+    with one_line_errors(True if "--debug" in os.sys.argv[1:2] else None):
+        cli()

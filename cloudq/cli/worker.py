@@ -1,0 +1,126 @@
+"""``cloudq worker``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+import cloudq
+from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
+from cloudq.errors import OperationalError
+from cloudq.worker import logs
+from cloudq.worker.worker import Worker
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def worker(
+    app: AppOption = None,
+    queue: Annotated[
+        list[str] | None, typer.Option("--queue", "-Q", "-q", metavar="A,B", help="Queues to consume; may be repeated.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", "-c", min=1, help="Tasks at once.")] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", "-P", metavar="solo|threads|prefork|asyncio", help="Where tasks run.")
+    ] = None,
+    loglevel: Annotated[str, typer.Option("--loglevel", "-l", help=" | ".join(_LEVELS))] = "info",
+    hostname: Annotated[str | None, typer.Option("--hostname", "-n", help="This worker's name.")] = None,
+    broker: BrokerOption = None,
+    result_backend: BackendOption = None,
+    max_tasks_per_child: Annotated[int | None, typer.Option(min=1, help="Replace a child after this many tasks.")] = None,
+    max_memory_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a child that grew past this many KiB.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(min=0, help="Hard limit of every task, seconds.")] = None,
+    soft_time_limit: Annotated[float | None, typer.Option(min=0, help="Soft limit of every task, seconds.")] = None,
+    prefetch_multiplier: Annotated[
+        float | None, typer.Option(min=0, help="Messages held beyond the running ones, times the concurrency.")
+    ] = None,
+    visibility_timeout: Annotated[
+        float | None, typer.Option(min=1, max=43200, help="Invisibility asked for and renewed, seconds.")
+    ] = None,
+    shutdown_timeout: Annotated[
+        float | None, typer.Option(min=0, help="How long running tasks may go on after SIGTERM, seconds.")
+    ] = None,
+    stop_when_idle: Annotated[
+        float | None, typer.Option(min=0, help="Stop once the queues have been empty for this many seconds.")
+    ] = None,
+) -> None:
+    """Consume queues and run their tasks, until SIGTERM or Ctrl-C (once: warm; twice: at once)."""
+    if loglevel.lower() not in _LEVELS:
+        raise typer.BadParameter(f"loglevel is one of {', '.join(_LEVELS)}")
+    level = getattr(logging, loglevel.upper())
+    with one_line_errors():
+        found = find_app(app, broker, result_backend, needed=True)
+        settings: dict[str, Any] = {
+            "worker_max_tasks_per_child": max_tasks_per_child,
+            "worker_max_memory_per_child": max_memory_per_child,
+            "task_time_limit": time_limit,
+            "task_soft_time_limit": soft_time_limit,
+            "worker_prefetch_multiplier": prefetch_multiplier,
+            "worker_visibility_timeout": visibility_timeout,
+            "worker_shutdown_timeout": shutdown_timeout,
+        }
+        found.conf.update({name: value for name, value in settings.items() if value is not None})
+        if found.conf.worker_hijack_root_logger:
+            logs.set_up(level)
+        import os
+
+        names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
+        running = Worker(
+            found,
+            names,
+            pool=pool,
+            concurrency=concurrency,
+            hostname=hostname,
+            app_path=app or os.environ.get("CLOUDQ_APP"),
+            loglevel=level,
+            stop_when_idle=stop_when_idle,
+        )
+        running.check()
+        err.print(banner(running), markup=False, soft_wrap=True)
+        _on_signals(running)
+        try:
+            running.start()
+        except OperationalError:
+            running.stop("could not start")
+            raise
+        code = running.run()
+        found.close()
+    raise typer.Exit(code)
+
+
+def _on_signals(running: Worker) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        running.stop(signal.Signals(number).name)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handle)
+
+
+def banner(running: Worker) -> str:
+    """What the worker is about to do, for people."""
+    app = running.app
+    backend = app.backend
+    lines = [
+        f"cloudq {cloudq.__version__}  {running.hostname}",
+        f"  app      {app.main}",
+        f"  broker   {app.broker.url}",
+        f"  results  {backend.url if backend is not None else 'disabled'}",
+        f"  pool     {running.pool_name}, concurrency {running.concurrency}",
+    ]
+    for number, queue in enumerate(running.queues):
+        info = running.infos[queue]
+        dead = f"dead letters in {info.dead_letter_queue}" if info.dead_letter_queue else "NO dead-letter queue"
+        more = f"visibility {info.visibility_timeout:g} s, {dead}"
+        if info.max_receive_count:
+            more += f" after {info.max_receive_count} receipts"
+        lines.append(f"  {'queues' if number == 0 else '      '}   {queue} ({more})")
+    names = list(app.tasks)
+    for number, name in enumerate(names or ["none: is the module that defines them imported?"]):
+        lines.append(f"  {'tasks ' if number == 0 else '      '}   {name}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The tasks that ``cloudq demo`` runs; also an example to read."""

@@ -75,8 +75,7 @@ class AioPort:
         answer: dict[str, Any] = await getattr(client, xform_name(call.operation))(**call.params)
         body = answer.get("Body")
         if body is not None and hasattr(body, "read"):
-            async with body as stream:
-                answer["Body"] = await stream.read()
+            answer["Body"] = await _read(body)
         return answer
 
     async def _client(self, service: str, slow: bool) -> Any:
@@ -101,3 +100,16 @@ class AioPort:
         mine = self._loops.pop(asyncio.get_running_loop(), None)
         if mine is not None:
             await mine.stack.aclose()
+
+
+async def _read(body: Any) -> bytes:
+    """The whole stream; a broken one ends in botocore's own word for it."""
+    from aiohttp import ClientError
+    from botocore.exceptions import ResponseStreamingError
+
+    async with body:
+        try:
+            data: bytes = await body.read()
+        except ClientError as error:
+            raise ResponseStreamingError(error=error) from error
+    return data

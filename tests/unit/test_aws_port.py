@@ -306,6 +306,8 @@ async def test_the_asyncio_port_answers_and_maps_errors_alike(server: Script) ->
             await port.call(SEND)
         server.answers = [(200, b"content", {})]
         assert (await port.call(GET))["Body"] == b"content"
+        server.answers = [(200, b"con", {"Content-Length": "7"}), (200, b"content", {})]
+        assert (await port.call(GET))["Body"] == b"content"
     finally:
         await port.close()
         await port.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from aws_fakes import FrozenClock
 
-from cloudq.aws import boto
+from cloudq.aws import aioboto, boto
 from cloudq.aws.aioboto import AioPort
 from cloudq.aws.boto import BotoPort
 from cloudq.aws.errors import action, from_code
@@ -316,19 +317,23 @@ async def test_the_asyncio_port_answers_and_maps_errors_alike(server: Script) ->
     await port.close()
 
 
-async def test_parallel_first_calls_enter_one_client(server: Script) -> None:
-    import asyncio
+async def test_parallel_first_calls_enter_one_client(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    original = aioboto.config_options
 
+    def note(service: str, slow: bool, endpoint_url: str | None) -> dict[str, Any]:
+        made.append(service)
+        return original(service, slow, endpoint_url)
+
+    monkeypatch.setattr(aioboto, "config_options", note)
     port = AioPort(endpoint_url=server.url)
     answers = await asyncio.gather(*(port.call(SEND) for _ in range(8)))
     assert [answer["MessageId"] for answer in answers] == ["m"] * 8
-    assert len(port._loops[asyncio.get_running_loop()].clients) == 1
+    assert made == ["sqs"]
     await port.close()
 
 
 def test_each_event_loop_has_clients_of_its_own(server: Script) -> None:
-    import asyncio
-
     port = AioPort(endpoint_url=server.url)
 
     async def once() -> str:

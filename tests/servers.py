@@ -140,8 +140,6 @@ def ministack(folder: Path) -> Iterator[str]:
     if command is None:
         absent("ministack", "make a virtual environment .venv-ministack and install ministack in it")
     port = free_port()
-    env = environment(
-        BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), LOG_LEVEL="WARNING", TMPDIR=str(folder)
-    )
+    env = environment(BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), LOG_LEVEL="WARNING", TMPDIR=str(folder))
     with running([str(command)], f"http://127.0.0.1:{port}", env, folder / "ministack.log") as url:
         yield url

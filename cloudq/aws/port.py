@@ -11,7 +11,6 @@ Plug-ins write an operation once, as a generator that yields ``Call``s and is se
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -123,6 +122,8 @@ def run(port: Port, operation: Operation[T], clock: Clock = SYSTEM_CLOCK) -> T:
 
 async def arun(port: AsyncPort, operation: Operation[T]) -> T:
     """Drive an operation on an async port."""
+    import asyncio  # 35 ms that a synchronous program, or a cold Lambda, need not pay
+
     try:
         step = next(operation)
         while True:

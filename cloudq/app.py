@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
 
 from cloudq import aio, states
 from cloudq.backends.base import ResultBackend
@@ -40,9 +40,13 @@ from cloudq.task import AsyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: One file for both, when nobody says otherwise: real across processes, for one machine.
 EMBEDDED = "sqlite:///.cloudq/cloudq.db"
+
+#: The class, whose name the method AsyncResult takes inside CloudQ.
+Handle: TypeAlias = AsyncResult[Any]
 
 #: Calls that send_many holds in memory at once.
 _CHUNK = 1000
@@ -106,11 +110,13 @@ class CloudQ:
     def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> _BoundDecorator: ...
     @overload
     def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> _Decorator: ...
-    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    def task(self, function: Any = None, /, *, bind: bool = False, **options: Any) -> Any:  # type: ignore[misc]
         """Make a task of a function: ``@app.task`` or ``@app.task(max_retries=5, ...)``.
 
         With ``bind=True`` the function's first parameter is the task itself.
         """
+        if bind:
+            options["bind"] = True
         if function is not None:
             return self._make_task(function, options)
         return lambda given: self._make_task(given, options)
@@ -153,7 +159,7 @@ class CloudQ:
 
     def send_task(
         self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> Handle:
         """Publish a call by name; the task need not be known here. Options are ``apply_async``'s."""
         add_to_parent = options.pop("add_to_parent", True)
         if self.conf.task_always_eager:
@@ -164,11 +170,11 @@ class CloudQ:
 
     async def asend_task(
         self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> Handle:
         """Asyncio twin of ``send_task``."""
         return await aio.to_thread(self.send_task, name, args, kwargs, **options)
 
-    def send_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[AsyncResult[Any]]:
+    def send_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[Handle]:
         """Publish many calls in batches of ten; ``options`` are laid over each one's own.
 
         Takes any iterable, in constant memory but for the results. Raises SendError with the
@@ -176,7 +182,7 @@ class CloudQ:
         """
         if self.conf.task_always_eager:
             return [each.clone(**cast("dict[str, Any]", options)).apply() for each in signatures]
-        results: list[AsyncResult[Any]] = []
+        results: list[Handle] = []
         failures: dict[int, Exception] = {}
         remaining = iter(signatures)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
@@ -198,7 +204,9 @@ class CloudQ:
         call.options.pop("add_to_parent", None)
         return self.producer.prepare(call.task, call.args, call.kwargs, call.options)
 
-    async def asend_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[AsyncResult[Any]]:
+    async def asend_many(
+        self, signatures: Iterable[Signature], **options: Unpack[CallOptions]
+    ) -> list[Handle]:
         """Asyncio twin of ``send_many``."""
         return await aio.to_thread(lambda: self.send_many(signatures, **options))
 
@@ -231,7 +239,7 @@ class CloudQ:
         """A signature by name, or of the mapping that a signature's JSON form is."""
         return Signature(task, args, kwargs, options, immutable=immutable, sender=self)
 
-    def _result_of(self, call: Outgoing, add_to_parent: bool) -> AsyncResult[Any]:
+    def _result_of(self, call: Outgoing, add_to_parent: bool) -> Handle:
         result = self.handle(call.envelope.id)
         running = current()
         if running is not None and add_to_parent:
@@ -251,11 +259,11 @@ class CloudQ:
 
     # --- results ------------------------------------------------------------------------------
 
-    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802  Celery's name
+    def AsyncResult(self, id: str) -> Handle:  # noqa: N802  Celery's name
         """The result of the task with this id, whoever sent it."""
         return self.handle(id)
 
-    def handle(self, task_id: str) -> AsyncResult[Any]:
+    def handle(self, task_id: str) -> Handle:
         """As ``AsyncResult``."""
         return AsyncResult(task_id, self)
 
@@ -313,7 +321,9 @@ class CloudQ:
         """What publishes."""
         return self._opened.get(
             "producer",
-            lambda: Producer(lambda: self.broker, self.codec, self.conf, self.hooks, self._task_defaults, self.clock),
+            lambda: Producer(
+                lambda: self.broker, self.codec, self.conf, self.hooks, self._task_defaults, self.clock
+            ),
         )
 
     def lifecycle(self, hostname: str) -> Lifecycle:
@@ -348,7 +358,9 @@ class CloudQ:
     def _open_broker(self) -> Broker:
         if self._given_broker is not None:
             return self._given_broker
-        url = self.conf.broker_url or self._embedded("broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1")
+        url = self.conf.broker_url or self._embedded(
+            "broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1"
+        )
         self.conf.seal("broker_url", "the broker is open already; close the app first")
         return open_broker(url, self.clock)
 
@@ -404,17 +416,17 @@ class _Opened:
         self._things: dict[str, Any] = {}
         self._pid = os.getpid()
 
-    def get(self, name: str, make: Callable[[], Any]) -> Any:
+    def get(self, name: str, make: Callable[[], T]) -> T:
         if self._pid != os.getpid():
             self._lock, self._things, self._pid = threading.RLock(), {}, os.getpid()
         try:
-            return self._things[name]
+            return cast("T", self._things[name])
         except KeyError:
             pass
         with self._lock:
             if name not in self._things:
                 self._things[name] = make()
-            return self._things[name]
+            return cast("T", self._things[name])
 
     def close(self) -> None:
         with self._lock:
@@ -440,11 +452,10 @@ class _BoundDecorator:
     """Typing only: what ``@app.task(bind=True, ...)`` is."""
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def __call__(
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         raise TypeError("never called")
-
-
-

@@ -58,7 +58,9 @@ class Task(Generic[P, R]):
     #: Errors of the task's own that a subclass wants to name: Task.MaxRetriesExceededError, as in Celery.
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
 
-    def __init__(self, function: Callable[..., Any], sender: Sender, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], sender: Sender, name: str, options: Mapping[str, Any]
+    ) -> None:
         check_task_options(options, name)
         self._function = function
         self._sender = sender
@@ -82,17 +84,27 @@ class Task(Generic[P, R]):
             elif option == "countdown":
                 self.default_retry_delay = value
             else:
-                raise TypeError(f"task {self.name}: retry_kwargs takes max_retries and countdown, got {option!r}")
+                raise TypeError(
+                    f"task {self.name}: retry_kwargs takes max_retries and countdown, got {option!r}"
+                )
 
     def _check(self) -> None:
         for option in ("autoretry_for", "dont_autoretry_for", "throws"):
             value = getattr(self, option)
-            if not isinstance(value, tuple) or not all(isinstance(e, type) and issubclass(e, BaseException) for e in value):
-                raise ImproperlyConfigured(f"task {self.name}: {option} is a tuple of exception classes, got {value!r}")
+            if not isinstance(value, tuple) or not all(
+                isinstance(e, type) and issubclass(e, BaseException) for e in value
+            ):
+                raise ImproperlyConfigured(
+                    f"task {self.name}: {option} is a tuple of exception classes, got {value!r}"
+                )
         for option in ("time_limit", "soft_time_limit", "retry_backoff_max", "default_retry_delay"):
             value = getattr(self, option)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise ImproperlyConfigured(f"task {self.name}: {option} is a number of seconds, got {value!r}")
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float) or value < 0
+            ):
+                raise ImproperlyConfigured(
+                    f"task {self.name}: {option} is a number of seconds, got {value!r}"
+                )
         if self.time_limit and self.soft_time_limit and self.soft_time_limit > self.time_limit:
             raise ImproperlyConfigured(
                 f"task {self.name}: soft_time_limit ({self.soft_time_limit:g} s) is past time_limit ({self.time_limit:g} s)"
@@ -133,7 +145,10 @@ class Task(Generic[P, R]):
         return await self.aapply_async(args, kwargs)
 
     def apply_async(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Send the call with options: countdown, eta, expires, queue, task_id, link, ..."""
         args = tuple(args or ())
@@ -141,7 +156,10 @@ class Task(Generic[P, R]):
         return self._sender.send_task(self.name, args, kwargs, **options)
 
     async def aapply_async(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Asyncio twin of ``apply_async``."""
         args = tuple(args or ())
@@ -149,7 +167,10 @@ class Task(Generic[P, R]):
         return await self._sender.asend_task(self.name, args, kwargs, **options)
 
     def apply(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
         """Run the call in this process, through the same lifecycle as a worker, retries and links included."""
         args = tuple(args or ())
@@ -175,7 +196,12 @@ class Task(Generic[P, R]):
         return self.signature(args, kwargs, immutable=True)
 
     def signature(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False, **options: Any
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
     ) -> Signature:
         """A signature with options."""
         return Signature(self.name, args, kwargs, options, immutable=immutable, sender=self._sender)
@@ -208,7 +234,11 @@ class Task(Generic[P, R]):
         request = self.request
         limit = self.max_retries if max_retries is _NOT_GIVEN else max_retries
         if request.called_directly:
-            raise exc if exc is not None else ImproperlyConfigured(f"{self.name} was called directly: nothing to retry")
+            raise (
+                exc
+                if exc is not None
+                else ImproperlyConfigured(f"{self.name} was called directly: nothing to retry")
+            )
         if limit is not None and request.retries >= limit:
             if exc is not None:
                 raise exc
@@ -251,7 +281,9 @@ class Task(Generic[P, R]):
     def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """When the task is to be tried again."""
 
-    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
         """After each run, whatever its end."""
 
     # --- for the runtime ----------------------------------------------------------------------

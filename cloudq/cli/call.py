@@ -26,11 +26,15 @@ from cloudq.results.handle import AsyncResult
 def call(
     name: Annotated[str, typer.Argument(metavar="TASK", help="The task's name, like shop.tasks.add.")],
     app: AppOption = None,
-    args: Annotated[str, typer.Option("--args", "-a", metavar="JSON", help="Positional arguments, like '[1, 2]'.")] = "[]",
+    args: Annotated[
+        str, typer.Option("--args", "-a", metavar="JSON", help="Positional arguments, like '[1, 2]'.")
+    ] = "[]",
     kwargs: Annotated[str, typer.Option("--kwargs", "-k", metavar="JSON", help="Keyword arguments.")] = "{}",
     queue: Annotated[str | None, typer.Option("--queue", "-Q", help="Queue to send to.")] = None,
     countdown: Annotated[float | None, typer.Option(help="Seconds before it may run.")] = None,
-    expires: Annotated[float | None, typer.Option(help="Seconds after which it must not run any more.")] = None,
+    expires: Annotated[
+        float | None, typer.Option(help="Seconds after which it must not run any more.")
+    ] = None,
     task_id: Annotated[str | None, typer.Option(help="Its id; default: a new one.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the result and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
@@ -41,7 +45,12 @@ def call(
     """Send a task by name; print its id, or with --wait its result."""
     with one_line_errors():
         found = find_app(app, broker, result_backend)
-        options: dict[str, Any] = {"queue": queue, "countdown": countdown, "expires": expires, "task_id": task_id}
+        options: dict[str, Any] = {
+            "queue": queue,
+            "countdown": countdown,
+            "expires": expires,
+            "task_id": task_id,
+        }
         arguments = parse_json(args, "--args", list)
         keywords = parse_json(kwargs, "--kwargs", dict)
         task = found.tasks.get(name)

@@ -23,16 +23,21 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 AppOption = Annotated[
-    str | None, typer.Option("--app", "-A", metavar="MODULE:APP", help="The app (or environment variable CLOUDQ_APP).")
+    str | None,
+    typer.Option("--app", "-A", metavar="MODULE:APP", help="The app (or environment variable CLOUDQ_APP)."),
 ]
-BrokerOption = Annotated[str | None, typer.Option("--broker", "-b", metavar="URL", help="Broker URL, over the app's own.")]
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", "-b", metavar="URL", help="Broker URL, over the app's own.")
+]
 BackendOption = Annotated[
     str | None, typer.Option("--result-backend", metavar="URL", help="Results URL, over the app's own.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def find_app(path: str | None, broker: str | None = None, backend: str | None = None, *, needed: bool = False) -> CloudQ:
+def find_app(
+    path: str | None, broker: str | None = None, backend: str | None = None, *, needed: bool = False
+) -> CloudQ:
     """The app of ``-A`` or CLOUDQ_APP; without either (and unless ``needed``) one made of the settings alone."""
     app = load_app(path) if needed or path or os.environ.get("CLOUDQ_APP") else CloudQ("cloudq")
     if broker:
@@ -58,7 +63,12 @@ def one_line_errors(debug: bool | None = None) -> Iterator[None]:
             err.print(traceback.format_exc(), markup=False)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{frame.filename}:{frame.lineno}"
-        err.print(f"error: the app cannot be imported: {error} ({where}; --debug shows all)", style="bold red", markup=False, soft_wrap=True)
+        err.print(
+            f"error: the app cannot be imported: {error} ({where}; --debug shows all)",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(1) from None
 
 
@@ -89,5 +99,7 @@ def parse_json(text: str, what: str, kind: type) -> Any:
     except json.JSONDecodeError as error:
         raise typer.BadParameter(f"{what} is not JSON: {error}") from None
     if not isinstance(value, kind):
-        raise typer.BadParameter(f"{what} is a JSON {'array' if kind is list else 'object'}, like {'[1, 2]' if kind is list else '{}'}")
+        raise typer.BadParameter(
+            f"{what} is a JSON {'array' if kind is list else 'object'}, like {'[1, 2]' if kind is list else '{}'}"
+        )
     return value

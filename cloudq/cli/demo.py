@@ -27,8 +27,12 @@ QUEUE = "demo"
 
 
 def demo(
-    tasks: Annotated[int, typer.Option("--tasks", "-n", min=1, max=100_000, help="How many tasks to send.")] = 1000,
-    aws_local: Annotated[bool, typer.Option("--aws-local", help="On a local SQS and DynamoDB instead of SQLite.")] = False,
+    tasks: Annotated[
+        int, typer.Option("--tasks", "-n", min=1, max=100_000, help="How many tasks to send.")
+    ] = 1000,
+    aws_local: Annotated[
+        bool, typer.Option("--aws-local", help="On a local SQS and DynamoDB instead of SQLite.")
+    ] = False,
     engine: Annotated[str, typer.Option(help=f"With --aws-local: {' or '.join(ENGINES)}.")] = "moto",
     pool: Annotated[str, typer.Option("--pool", "-P", help="The worker's pool.")] = "threads",
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1)] = 8,
@@ -41,7 +45,9 @@ def demo(
 
             if aws_local:
                 furnish(app, [QUEUE])
-            out.print(f"broker   {app.broker.url}\nresults  {app.backend.url if app.backend else ''}", markup=False)
+            out.print(
+                f"broker   {app.broker.url}\nresults  {app.backend.url if app.backend else ''}", markup=False
+            )
             with _worker(Path(folder), pool, concurrency) as log:
                 code = _show(app, tasks, log)
             app.close()
@@ -69,11 +75,17 @@ def _worker(folder: Path, pool: str, concurrency: int) -> Iterator[Path]:
     command += ["--queue", QUEUE, "--pool", pool, "--concurrency", str(concurrency)]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-    out.print(f"worker   process {process.pid}: {' '.join(['cloudq', *command[3:]])}\n", markup=False, soft_wrap=True)
+    out.print(
+        f"worker   process {process.pid}: {' '.join(['cloudq', *command[3:]])}\n",
+        markup=False,
+        soft_wrap=True,
+    )
     try:
         yield log
         if process.poll() is not None:
-            raise OperationalError(f"the worker ended early, exit code {process.returncode}:\n{log.read_text()[-2000:]}")
+            raise OperationalError(
+                f"the worker ended early, exit code {process.returncode}:\n{log.read_text()[-2000:]}"
+            )
     finally:
         process.terminate()
         try:
@@ -130,7 +142,9 @@ def _follow(app: CloudQ, sent: list[AsyncResult[Any]], log: Path) -> dict[str, R
             if found:
                 last_news = time.monotonic()
             elif time.monotonic() - last_news > 60:
-                raise OperationalError(f"no task has ended for 60 seconds; the worker says:\n{log.read_text()[-2000:]}")
+                raise OperationalError(
+                    f"no task has ended for 60 seconds; the worker says:\n{log.read_text()[-2000:]}"
+                )
             else:
                 time.sleep(0.05)
                 waiting = waiting[1000:] + waiting[:1000]

@@ -23,10 +23,14 @@ from cloudq.control.deadletters import DeadLetter, DeadLetters, Filter, only, pa
 
 commands = typer.Typer(help="Read, send back and delete dead letters.", no_args_is_help=True)
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue they came from (not the dead-letter queue).")]
+Queue = Annotated[
+    str, typer.Argument(metavar="QUEUE", help="The queue they came from (not the dead-letter queue).")
+]
 Task = Annotated[str | None, typer.Option("--task", help="Only this task.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Only this reason, like unknown_task.")]
-Older = Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="Only older ones: 90, 15m, 2h, 3d.")]
+Older = Annotated[
+    str | None, typer.Option("--older-than", metavar="AGE", help="Only older ones: 90, 15m, 2h, 3d.")
+]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this message or task id; may be repeated.")]
 
 
@@ -59,8 +63,15 @@ def list_letters(
         if not found:
             out.print(f"no dead letters in {letters.name}", markup=False)
             return
-        rows = ((e.message_id, moment(e.buried_at or e.sent_at), e.task, e.reason, _short(e.detail)) for e in found)
-        print_table(("message", "buried (UTC)", "task", "reason", "detail"), rows, title=f"dead letters in {letters.name}")
+        rows = (
+            (e.message_id, moment(e.buried_at or e.sent_at), e.task, e.reason, _short(e.detail))
+            for e in found
+        )
+        print_table(
+            ("message", "buried (UTC)", "task", "reason", "detail"),
+            rows,
+            title=f"dead letters in {letters.name}",
+        )
 
 
 @commands.command()
@@ -108,10 +119,13 @@ def redrive(
     reason: Reason = None,
     older_than: Older = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most this many.")] = None,
-    to: Annotated[str | None, typer.Option(help="Send to this queue instead of the one they came from.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Send to this queue instead of the one they came from.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(min=0.01, help="Messages per second.")] = None,
     edit: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Fields to change in each body, like '{\"task\": \"new.name\"}'.")
+        str | None,
+        typer.Option(metavar="JSON", help='Fields to change in each body, like \'{"task": "new.name"}\'.'),
     ] = None,
     broker: BrokerOption = None,
 ) -> None:
@@ -123,13 +137,20 @@ def redrive(
             raise typer.BadParameter("--edit is a JSON object")
 
         def change(body: str) -> str:
-            return json.dumps({**json.loads(body), **(changes or {})}, ensure_ascii=False, separators=(",", ":"))
+            return json.dumps(
+                {**json.loads(body), **(changes or {})}, ensure_ascii=False, separators=(",", ":")
+            )
 
         def tell(letter: DeadLetter) -> None:
             out.print(f"{letter.message_id} -> {to or letter.origin}", markup=False)
 
         count = letters.redrive(
-            _filter(task, reason, older_than, ids), limit=limit, to=to, rate=rate, edit=change if changes else None, progress=tell
+            _filter(task, reason, older_than, ids),
+            limit=limit,
+            to=to,
+            rate=rate,
+            edit=change if changes else None,
+            progress=tell,
         )
         out.print(f"{count} sent back", markup=False)
 
@@ -168,5 +189,3 @@ def _pretty(body: str) -> str:
         return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except (json.JSONDecodeError, RecursionError):
         return body
-
-

@@ -12,7 +12,16 @@ import typer
 
 import cloudq
 from cloudq.app import CloudQ
-from cloudq.cli.common import AppOption, BackendOption, BrokerOption, JsonOption, find_app, one_line_errors, out, print_json
+from cloudq.cli.common import (
+    AppOption,
+    BackendOption,
+    BrokerOption,
+    JsonOption,
+    find_app,
+    one_line_errors,
+    out,
+    print_json,
+)
 from cloudq.errors import CloudQError
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -29,7 +38,9 @@ class Finding:
 
 def doctor(
     app: AppOption = None,
-    queue: Annotated[list[str] | None, typer.Option("--queue", "-Q", help="Queues to look at; default: the app's.")] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option("--queue", "-Q", help="Queues to look at; default: the app's.")
+    ] = None,
     broker: BrokerOption = None,
     result_backend: BackendOption = None,
     as_json: JsonOption = False,
@@ -57,10 +68,14 @@ def _queues_of(app: CloudQ) -> list[str]:
 
 def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:
     """Look at everything once."""
-    yield Finding(OK, "python", f"{platform.python_version()} ({sys.executable}), cloudq {cloudq.__version__}")
+    yield Finding(
+        OK, "python", f"{platform.python_version()} ({sys.executable}), cloudq {cloudq.__version__}"
+    )
     if loaded:
         level = OK if len(app.tasks) else WARN
-        detail = f"{app.main}: {len(app.tasks)} tasks" + ("" if len(app.tasks) else "; is the module that defines them in include=?")
+        detail = f"{app.main}: {len(app.tasks)} tasks" + (
+            "" if len(app.tasks) else "; is the module that defines them in include=?"
+        )
         yield Finding(level, "app", detail)
     yield from _guarded("broker", lambda: _broker(app, queues))
     yield from _guarded("results", lambda: _results(app))
@@ -83,19 +98,33 @@ def _queue(app: CloudQ, queue: str) -> Iterator[Finding]:
     info = app.broker.describe(queue)
     depth = app.broker.depth(queue)
     yield Finding(
-        OK, f"queue {queue}", f"{depth.visible} ready, {depth.in_flight} in flight, {depth.delayed} delayed; visibility {info.visibility_timeout:g} s"
+        OK,
+        f"queue {queue}",
+        f"{depth.visible} ready, {depth.in_flight} in flight, {depth.delayed} delayed; visibility {info.visibility_timeout:g} s",
     )
     if info.dead_letter_queue is None:
-        yield Finding(WARN, f"queue {queue}", f"no dead-letter queue: unreadable messages cannot be buried; `cloudq queues create {queue}` or Terraform")
+        yield Finding(
+            WARN,
+            f"queue {queue}",
+            f"no dead-letter queue: unreadable messages cannot be buried; `cloudq queues create {queue}` or Terraform",
+        )
     else:
         dead = app.broker.depth(info.dead_letter_queue).total
         level = WARN if dead else OK
         hint = f"; look with `cloudq dlq list {queue}`" if dead else ""
         yield Finding(level, f"queue {queue}", f"{dead} dead letters in {info.dead_letter_queue}{hint}")
     if info.max_receive_count is not None and info.max_receive_count < 2:
-        yield Finding(WARN, f"queue {queue}", "maxReceiveCount is 1: one crash of a worker makes a dead letter of a healthy task")
+        yield Finding(
+            WARN,
+            f"queue {queue}",
+            "maxReceiveCount is 1: one crash of a worker makes a dead letter of a healthy task",
+        )
     if info.visibility_timeout < 10:
-        yield Finding(WARN, f"queue {queue}", f"a visibility timeout of {info.visibility_timeout:g} s leaves little time to renew it")
+        yield Finding(
+            WARN,
+            f"queue {queue}",
+            f"a visibility timeout of {info.visibility_timeout:g} s leaves little time to renew it",
+        )
 
 
 def _results(app: CloudQ) -> Iterator[Finding]:
@@ -105,7 +134,9 @@ def _results(app: CloudQ) -> Iterator[Finding]:
         return
     backend.read("task/cloudq-doctor")
     limit = backend.capabilities.max_value
-    yield Finding(OK, "results", f"{backend.url}: readable" + (f", values up to {limit // 1024} KB" if limit else ""))
+    yield Finding(
+        OK, "results", f"{backend.url}: readable" + (f", values up to {limit // 1024} KB" if limit else "")
+    )
     if not backend.capabilities.conditional:
         yield Finding(FAIL, "results", "this store has no conditional writes, which cloudq relies on")
     if app.broker.capabilities.reach != "cloud" and backend.capabilities.reach == "cloud":

@@ -15,9 +15,13 @@ from cloudq.cli.localserver import ENGINES, environment_for, furnish, serving
 
 def local(
     app: AppOption = None,
-    engine: Annotated[str, typer.Option(help=f"{' or '.join(ENGINES)}; moto slows down with every queued message.")] = "moto",
+    engine: Annotated[
+        str, typer.Option(help=f"{' or '.join(ENGINES)}; moto slows down with every queued message.")
+    ] = "moto",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: a free one.")] = 5000,
-    queue: Annotated[list[str] | None, typer.Option("--queue", "-Q", help="Queues to create; default: the app's.")] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option("--queue", "-Q", help="Queues to create; default: the app's.")
+    ] = None,
 ) -> None:
     """Start a local SQS and DynamoDB with the app's queues and table, and print how to use it."""
     with one_line_errors(), serving(engine, port) as url:

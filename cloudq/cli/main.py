@@ -7,6 +7,7 @@ stopped while tasks were running (they will be delivered again).
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -55,5 +56,5 @@ cli.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point."""
-    with one_line_errors(True if "--debug" in os.sys.argv[1:2] else None):
+    with one_line_errors(True if "--debug" in sys.argv[1:2] else None):
         cli()

@@ -40,12 +40,20 @@ def list_queues(
 
 @commands.command()
 def create(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Queues to create; FIFO ones end in .fifo.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Queues to create; FIFO ones end in .fifo.")
+    ],
     app: AppOption = None,
     visibility_timeout: Annotated[float, typer.Option(min=0, max=43200, help="Seconds.")] = 60.0,
-    max_receive_count: Annotated[int, typer.Option(min=1, max=1000, help="Receipts before a message is a dead letter.")] = 5,
-    retention: Annotated[float, typer.Option(min=60, max=1209600, help="Seconds that messages are kept.")] = 345600.0,
-    results: Annotated[bool, typer.Option("--results", help="Create the results table as well (DynamoDB).")] = False,
+    max_receive_count: Annotated[
+        int, typer.Option(min=1, max=1000, help="Receipts before a message is a dead letter.")
+    ] = 5,
+    retention: Annotated[
+        float, typer.Option(min=60, max=1209600, help="Seconds that messages are kept.")
+    ] = 345600.0,
+    results: Annotated[
+        bool, typer.Option("--results", help="Create the results table as well (DynamoDB).")
+    ] = False,
     broker: BrokerOption = None,
 ) -> None:
     """Create queues, each with its dead-letter queue. Existing ones are left as they are."""
@@ -59,14 +67,18 @@ def create(
         if results:
             create_table: Any = getattr(found.backend, "create_table", None)
             if create_table is None:
-                raise ImproperlyConfigured("--results creates DynamoDB tables; this app's results are elsewhere")
+                raise ImproperlyConfigured(
+                    "--results creates DynamoDB tables; this app's results are elsewhere"
+                )
             create_table()
             out.print(f"results: {found.backend.url if found.backend else ''}", markup=False)
 
 
 @commands.command()
 def depth(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Default: the app's default queue.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Default: the app's default queue.")
+    ] = None,
     app: AppOption = None,
     as_json: JsonOption = False,
     broker: BrokerOption = None,

@@ -21,24 +21,35 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 def worker(
     app: AppOption = None,
     queue: Annotated[
-        list[str] | None, typer.Option("--queue", "-Q", "-q", metavar="A,B", help="Queues to consume; may be repeated.")
+        list[str] | None,
+        typer.Option("--queue", "-Q", "-q", metavar="A,B", help="Queues to consume; may be repeated."),
     ] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", "-c", min=1, help="Tasks at once.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, help="Tasks at once.")
+    ] = None,
     pool: Annotated[
-        str | None, typer.Option("--pool", "-P", metavar="solo|threads|prefork|asyncio", help="Where tasks run.")
+        str | None,
+        typer.Option("--pool", "-P", metavar="solo|threads|prefork|asyncio", help="Where tasks run."),
     ] = None,
     loglevel: Annotated[str, typer.Option("--loglevel", "-l", help=" | ".join(_LEVELS))] = "info",
     hostname: Annotated[str | None, typer.Option("--hostname", "-n", help="This worker's name.")] = None,
     broker: BrokerOption = None,
     result_backend: BackendOption = None,
-    max_tasks_per_child: Annotated[int | None, typer.Option(min=1, help="Replace a child after this many tasks.")] = None,
+    max_tasks_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a child after this many tasks.")
+    ] = None,
     max_memory_per_child: Annotated[
         int | None, typer.Option(min=1, help="Replace a child that grew past this many KiB.")
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(min=0, help="Hard limit of every task, seconds.")] = None,
-    soft_time_limit: Annotated[float | None, typer.Option(min=0, help="Soft limit of every task, seconds.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Hard limit of every task, seconds.")
+    ] = None,
+    soft_time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Soft limit of every task, seconds.")
+    ] = None,
     prefetch_multiplier: Annotated[
-        float | None, typer.Option(min=0, help="Messages held beyond the running ones, times the concurrency.")
+        float | None,
+        typer.Option(min=0, help="Messages held beyond the running ones, times the concurrency."),
     ] = None,
     visibility_timeout: Annotated[
         float | None, typer.Option(min=1, max=43200, help="Invisibility asked for and renewed, seconds.")
@@ -115,7 +126,9 @@ def banner(running: Worker) -> str:
     ]
     for number, queue in enumerate(running.queues):
         info = running.infos[queue]
-        dead = f"dead letters in {info.dead_letter_queue}" if info.dead_letter_queue else "NO dead-letter queue"
+        dead = (
+            f"dead letters in {info.dead_letter_queue}" if info.dead_letter_queue else "NO dead-letter queue"
+        )
         more = f"visibility {info.visibility_timeout:g} s, {dead}"
         if info.max_receive_count:
             more += f" after {info.max_receive_count} receipts"

@@ -207,7 +207,11 @@ class AsyncResult(Generic[R]):
                 future.set_result((found, error))
 
         poller = self._results.poller
-        ticket = poller.watch(self.id, lambda found, error: loop.call_soon_threadsafe(settle, found, error))
+
+        def arrived(found: Record | None, error: CloudQError | None) -> None:
+            loop.call_soon_threadsafe(settle, found, error)
+
+        ticket = poller.watch(self.id, arrived)
         try:
             return self._keep(await asyncio.wait_for(future, timeout))
         except builtins.TimeoutError:
@@ -236,7 +240,9 @@ class AsyncResult(Generic[R]):
 
     # --- being a value ----------------------------------------------------------------------
 
-    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | None, AsyncResult[Any]]]:
+    def iterdeps(
+        self, intermediate: bool = False
+    ) -> Iterator[tuple[AsyncResult[Any] | None, AsyncResult[Any]]]:
         """(parent, result) for this task and everything it led to, breadth first."""
         pending: list[tuple[AsyncResult[Any] | None, AsyncResult[Any]]] = [(None, self)]
         while pending:

@@ -93,7 +93,9 @@ class ResultStore:
             if standing.final or (not record.final and standing.retries > record.retries):
                 return standing, present.version
             when = Matches(present.version)
-        raise OperationalError(f"the record {key} in {self.backend.url} kept changing; gave up after {_ATTEMPTS} tries")
+        raise OperationalError(
+            f"the record {key} in {self.backend.url} kept changing; gave up after {_ATTEMPTS} tries"
+        )
 
     def _load(self, entry: Entry, key: str) -> Record:
         return documents.load(entry.value, self._unpack, f"{key} in {self.backend.url}")

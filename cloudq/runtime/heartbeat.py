@@ -43,7 +43,9 @@ class Lease:
 class Leases:
     """Renews what it holds, from one thread. ``on_lost`` is called once per lost delivery."""
 
-    def __init__(self, broker: Broker, clock: Clock, on_lost: Callable[[Delivery], None] = lambda delivery: None) -> None:
+    def __init__(
+        self, broker: Broker, clock: Clock, on_lost: Callable[[Delivery], None] = lambda delivery: None
+    ) -> None:
         self._broker = broker
         self._clock = clock
         self._on_lost = on_lost
@@ -67,7 +69,11 @@ class Leases:
             for each in deliveries:
                 timeout = each.invisible_until - each.received_at
                 self._held[each.receipt] = Lease(
-                    each, timeout, each.invisible_until, self._next(each.received_at, timeout), each.received_at + ceiling
+                    each,
+                    timeout,
+                    each.invisible_until,
+                    self._next(each.received_at, timeout),
+                    each.received_at + ceiling,
                 )
                 if timeout < self._shortest:
                     self._shortest = timeout
@@ -129,7 +135,9 @@ class Leases:
             answer = by_receipt.get(lease.delivery.receipt)
             if answer is None:
                 lease.expires = before + wanted
-                lease.renew_at = self._next(before, wanted) if lease.ceiling - before > timeout else lease.expires
+                lease.renew_at = (
+                    self._next(before, wanted) if lease.ceiling - before > timeout else lease.expires
+                )
             elif answer.lost:
                 self._lose([lease], answer.message)
             else:
@@ -147,7 +155,12 @@ class Leases:
                 continue  # settled meanwhile: there was nothing left to lose
             lease.told = True
             self.lost_count += 1
-            logger.warning("the lease on message %s of %s is lost: %s", lease.delivery.message_id, lease.delivery.queue, why)
+            logger.warning(
+                "the lease on message %s of %s is lost: %s",
+                lease.delivery.message_id,
+                lease.delivery.queue,
+                why,
+            )
             self._on_lost(lease.delivery)
 
     def _next(self, now: float, timeout: float) -> float:

@@ -80,7 +80,9 @@ class Inline:
             eager=True,
         )
 
-    def apply(self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Record:
+    def apply(
+        self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> Record:
         """Run one call and all that follows from it; return its record.
 
         Raises what publishing would raise, and MessageError where a worker would bury the message.
@@ -98,7 +100,9 @@ class Inline:
     def _drain(self) -> dict[str, str]:
         buried: dict[str, str] = {}
         while True:
-            deliveries = [d for queue in list(self._broker.queues) for d in self._broker.receive(queue, 10, 0.0, 3600.0)]
+            deliveries = [
+                d for queue in list(self._broker.queues) for d in self._broker.receive(queue, 10, 0.0, 3600.0)
+            ]
             if not deliveries:
                 return buried
             for delivery in deliveries:

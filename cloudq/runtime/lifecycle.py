@@ -215,10 +215,17 @@ class Lifecycle:
             return ACK
         if record.retry_at is None:
             return self._ready(delivery, envelope, task, version, records)
-        return self.settler.send_again(envelope.with_(retries=record.retries), delivery.queue, record.retry_at)
+        return self.settler.send_again(
+            envelope.with_(retries=record.retries), delivery.queue, record.retry_at
+        )
 
     def _ready(
-        self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], known: Version | None, records: bool
+        self,
+        delivery: Delivery,
+        envelope: Envelope,
+        task: Task[..., Any],
+        known: Version | None,
+        records: bool,
     ) -> Ready:
         if is_fifo(delivery.queue) and not records:
             envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
@@ -233,7 +240,9 @@ class Lifecycle:
             )
         return Ready(delivery, envelope, task, request, known, records)
 
-    def _request(self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], records: bool) -> Request:
+    def _request(
+        self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], records: bool
+    ) -> Request:
         hard = _first(envelope.time_limit, task.time_limit, self._conf.task_time_limit)
         soft = _first(envelope.soft_time_limit, task.soft_time_limit, self._conf.task_soft_time_limit)
         group = envelope.group
@@ -271,7 +280,9 @@ class Lifecycle:
         )
 
     def _bury(self, delivery: Delivery, error: MessageError) -> Bury:
-        task_logger.error("message %s of %s is buried: %s: %s", delivery.message_id, delivery.queue, error.reason, error)
+        task_logger.error(
+            "message %s of %s is buried: %s: %s", delivery.message_id, delivery.queue, error.reason, error
+        )
         self._hooks.fire("task_rejected", delivery=delivery, reason=error.reason, detail=str(error))
         return Bury(error.reason, str(error))
 
@@ -316,7 +327,9 @@ class Lifecycle:
             records = self._records(task, envelope)
             found = self._known_after_loss(envelope, records)
             if found is not None and found[0].final:
-                return self.settler.conclude(envelope, delivery.queue, found[0], self._wants(task, "dead_letter"))
+                return self.settler.conclude(
+                    envelope, delivery.queue, found[0], self._wants(task, "dead_letter")
+                )
             ready = Ready(
                 delivery,
                 envelope,
@@ -338,11 +351,15 @@ class Lifecycle:
 
     def _judge_loss(self, ready: Ready, end: Died | TimedOut) -> Verdict:
         if isinstance(end, TimedOut):
-            error: CloudQError = TimeLimitExceeded(f"ran past its time limit of {end.limit:g} s and was stopped")
+            error: CloudQError = TimeLimitExceeded(
+                f"ran past its time limit of {end.limit:g} s and was stopped"
+            )
             return self.settle(ready, judge(ready.task, ready.request, error, end.limit))
         delivery = ready.delivery
         limit = self._broker().describe(delivery.queue).max_receive_count
-        error = WorkerLostError(f"the process that ran it ended: {end.detail} (delivery {delivery.receive_count})")
+        error = WorkerLostError(
+            f"the process that ran it ended: {end.detail} (delivery {delivery.receive_count})"
+        )
         again = self._wants(ready.task, "reject_on_worker_lost")
         if again and (limit is None or delivery.receive_count < limit):
             task_logger.error("task %s: %s; it will be delivered again", label(ready.envelope), error)

@@ -55,7 +55,9 @@ class Settler:
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
         """Raises OperationalError when a service stayed away longer than patience lasts."""
         if not self.holds(ready.delivery):
-            logger.warning("task %s: its lease was lost while it ran; nothing is recorded", label(ready.envelope))
+            logger.warning(
+                "task %s: its lease was lost while it ran; nothing is recorded", label(ready.envelope)
+            )
             return ABANDON
         if outcome.state == states.RETRY:
             return self._retry(ready, outcome)
@@ -77,8 +79,14 @@ class Settler:
                 if outcome.state != states.SUCCESS:
                     raise
                 message = f"the result of {ready.envelope.task} cannot be stored: {error}"
-                failed = SerializationError(message, "") if isinstance(error, SerializationError) else ValueTooLarge(message)
-                return self._end(ready, Outcome(states.FAILURE, error=failed, traceback=message, runtime=outcome.runtime))
+                failed = (
+                    SerializationError(message, "")
+                    if isinstance(error, SerializationError)
+                    else ValueTooLarge(message)
+                )
+                return self._end(
+                    ready, Outcome(states.FAILURE, error=failed, traceback=message, runtime=outcome.runtime)
+                )
         else:
             standing = record
         if standing is record:
@@ -105,14 +113,19 @@ class Settler:
 
     def _follow_ups(self, envelope: Envelope, record: Record) -> list[Outgoing]:
         if record.state == states.SUCCESS:
-            return [self._follow(envelope, "link", n, each, record.result) for n, each in enumerate(envelope.link)]
+            return [
+                self._follow(envelope, "link", n, each, record.result) for n, each in enumerate(envelope.link)
+            ]
         if record.failed:
             return [
-                self._follow(envelope, "link_error", n, each, envelope.id) for n, each in enumerate(envelope.link_error)
+                self._follow(envelope, "link_error", n, each, envelope.id)
+                for n, each in enumerate(envelope.link_error)
             ]
         return []
 
-    def _follow(self, envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any], first: Any) -> Outgoing:
+    def _follow(
+        self, envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any], first: Any
+    ) -> Outgoing:
         args = list(signature.get("args") or ())
         if not signature.get("immutable"):
             args.insert(0, first)
@@ -159,10 +172,16 @@ class Settler:
                 return self.conclude(envelope, ready.delivery.queue, standing)
         delay = max(0.0, due - now)
         logger.info(
-            "task %s to be tried again in %.1f s (retry %d): %r", label(envelope), delay, again.retries, outcome.error
+            "task %s to be tried again in %.1f s (retry %d): %r",
+            label(envelope),
+            delay,
+            again.retries,
+            outcome.error,
         )
         if self._hooks.wants("task_retried"):
-            self._hooks.fire("task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay)
+            self._hooks.fire(
+                "task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay
+            )
         return self.send_again(again, ready.delivery.queue, due, retry.options)
 
     def send_again(
@@ -196,7 +215,9 @@ class Settler:
         )
         if self._store is not None and records:
             store = self._store
-            record = self._patience.call(f"recording {label(envelope)} as revoked", lambda: store.finish(record))
+            record = self._patience.call(
+                f"recording {label(envelope)} as revoked", lambda: store.finish(record)
+            )
         logger.info("task %s not run: %s", label(envelope), error)
         self._hooks.fire("task_revoked", envelope=envelope, reason=str(error))
         return self.conclude(envelope, queue, record)
@@ -207,7 +228,9 @@ class Settler:
     def _stores(self, ready: Ready, outcome: Outcome) -> bool:
         if self._store is None:
             return False
-        keeps_errors = self.wants(ready.task, "store_errors_even_if_ignored") and outcome.state != states.SUCCESS
+        keeps_errors = (
+            self.wants(ready.task, "store_errors_even_if_ignored") and outcome.state != states.SUCCESS
+        )
         return ready.records or keeps_errors
 
     def _dead_letter(self, ready: Ready) -> bool:
@@ -259,7 +282,9 @@ class Settler:
         if isinstance(error, ready.task.throws):
             logger.info("task %s failed as expected in %.3f s: %r", name, outcome.runtime, error)
         else:
-            logger.error("task %s failed in %.3f s: %r\n%s", name, outcome.runtime, error, outcome.traceback or "")
+            logger.error(
+                "task %s failed in %.3f s: %r\n%s", name, outcome.runtime, error, outcome.traceback or ""
+            )
         self._hooks.fire("task_failed", task=ready.task, request=ready.request, outcome=outcome)
 
 

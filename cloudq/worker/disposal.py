@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery, Refused, is_fifo
@@ -93,7 +94,7 @@ class Disposal:
     def _ack_loop(self) -> None:
         while (taken := self._next_acks()) is not None:
             for queue, deliveries in taken.items():
-                self._guarded(lambda q=queue, d=deliveries: self._ack(q, d), "acknowledging")
+                self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()
@@ -132,7 +133,11 @@ class Disposal:
         self.acked += len(deliveries) - len(refused)
 
     def _insist(
-        self, queue: str, deliveries: list[Delivery], once: Callable[[list[Delivery]], list[Refused]], what: str
+        self,
+        queue: str,
+        deliveries: list[Delivery],
+        once: Callable[[list[Delivery]], list[Refused]],
+        what: str,
     ) -> list[Refused]:
         """Try until each is done, refused for good, or no longer ours. Returns what was refused."""
         final: list[Refused] = []
@@ -148,7 +153,9 @@ class Disposal:
                 if each.receipt not in again:
                     self._leases.remove(each)
             deliveries = [d for d in deliveries if d.receipt in again and self._leases.holds(d)]
-            final += [each for receipt, each in again.items() if not any(d.receipt == receipt for d in deliveries)]
+            final += [
+                each for receipt, each in again.items() if not any(d.receipt == receipt for d in deliveries)
+            ]
             if not deliveries:
                 return final
             if self._closed:
@@ -165,9 +172,9 @@ class Disposal:
                 if isinstance(verdict, Release):
                     groups.setdefault((delivery.queue, verdict.delay), []).append(delivery)
                 else:
-                    self._guarded(lambda d=delivery, v=verdict: self._bury(d, v), "burying")
+                    self._guarded(partial(self._bury, delivery, verdict), "burying")
             for (queue, delay), deliveries in groups.items():
-                self._guarded(lambda q=queue, w=delay, d=deliveries: self._release(q, w, d), "giving back")
+                self._guarded(partial(self._release, queue, delay, deliveries), "giving back")
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()

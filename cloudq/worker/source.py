@@ -63,7 +63,9 @@ class Source:
         """Begin to poll."""
         self._start_lead()
         for number in range(MAX_POLLS - 1):
-            thread = threading.Thread(target=self._help, name=f"cloudq-poll-{self.queue}-{number + 2}", daemon=True)
+            thread = threading.Thread(
+                target=self._help, name=f"cloudq-poll-{self.queue}-{number + 2}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
@@ -127,7 +129,9 @@ class Source:
         """One receive; the number of messages, or None when it failed."""
         most = min(free, self._broker.capabilities.max_batch)
         if self._idle and self._share > 1:
-            most = max(1, min(most, free // self._share))  # a long poll on an idle queue must not overdraw much
+            most = max(
+                1, min(most, free // self._share)
+            )  # a long poll on an idle queue must not overdraw much
         self.polls += 1
         try:
             deliveries = self._broker.receive(self.queue, most, wait, self._invisible)

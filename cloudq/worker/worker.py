@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cloudq import plugins
 from cloudq.app import CloudQ
 from cloudq.brokers.base import Delivery, QueueInfo
 from cloudq.errors import ImproperlyConfigured
-from cloudq.pools.base import End, Finished, Pool, Returned
+from cloudq.pools.base import Died, End, Finished, Pool, Returned, TimedOut
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
 from cloudq.worker.credit import Credit
@@ -70,13 +72,14 @@ class Worker:
         self._cut_short = 0
         self._why = "asked to"
         self.running: dict[str, Delivery] = {}
+        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
 
     # --- start --------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Look at every queue and at the store once; raises what a user can do something about."""
-        for queue in self.queues:
-            self.infos[queue] = self.app.broker.describe(queue)
+        for name in self.queues:
+            self.infos[name] = self.app.broker.describe(name)
         if self.app.backend is not None:
             self.app.backend.read("task/cloudq-worker-start")
 
@@ -96,8 +99,8 @@ class Worker:
         self.pool.start(self._spec(), WorkerRunner(self.lifecycle))
         self.leases.start()
         self.disposal.start()
-        for queue in self.queues:
-            self.sources.append(self._source(queue))
+        for name in self.queues:
+            self.sources.append(self._source(name))
         for source in self.sources:
             source.start()
         self.app.hooks.fire("worker_ready", worker=self)
@@ -107,7 +110,9 @@ class Worker:
         options: dict[str, Any] = {}
         if self.pool_name == "prefork":
             if self._app_path is None:
-                raise ImproperlyConfigured("the prefork pool loads the app in its children: start it with -A module:app")
+                raise ImproperlyConfigured(
+                    "the prefork pool loads the app in its children: start it with -A module:app"
+                )
             options = {
                 "max_tasks_per_child": self.conf.worker_max_tasks_per_child,
                 "max_memory_per_child": self.conf.worker_max_memory_per_child,
@@ -121,11 +126,11 @@ class Worker:
         explicit = {name: value for name, value in self.conf.items() if self.conf.explicit(name)}
         return spec(self._app_path or "", self.hostname, explicit, self._loglevel)
 
-    def _source(self, queue: str) -> Source:
-        invisible = self.conf.worker_visibility_timeout or self.infos[queue].visibility_timeout
+    def _source(self, name: str) -> Source:
+        invisible = self.conf.worker_visibility_timeout or self.infos[name].visibility_timeout
         return Source(
             self.app.broker,
-            queue,
+            name,
             self.credit,
             self._deliver,
             wait=min(self.conf.worker_wait_time, self.app.broker.capabilities.max_wait),
@@ -143,6 +148,7 @@ class Worker:
         while not self._stopping.is_set():
             self._wake.wait(0.2 if self._stop_when_idle is not None else 1.0)
             self._wake.clear()
+            self._run_solo()
             for source in self.sources:
                 source.supervise()
             if self.credit.held or any(source.last_error for source in self.sources):
@@ -180,6 +186,8 @@ class Worker:
         self.credit.close()
         for delivery in self._groups.clear():
             self._dispose(delivery, Release(0.0))
+        while not self._inbox.empty():
+            self._conclude(self._inbox.get_nowait(), Release(0.0))
         self.disposal.flush(1.0)
         grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
         self.pool.stop(0.0 if self._cold else grace)
@@ -187,7 +195,9 @@ class Worker:
             source.join(0.0 if self._cold else POLL_GRACE / len(self.sources))
         self.lifecycle.hurry()
         if not self.disposal.flush(2.0 if self._cold else 10.0):
-            logger.warning("not every message could be acknowledged or given back; those will be delivered again")
+            logger.warning(
+                "not every message could be acknowledged or given back; those will be delivered again"
+            )
         self.disposal.close()
         self.leases.close()
         self.app.hooks.fire("worker_stopped", worker=self)
@@ -212,11 +222,37 @@ class Worker:
             self._ended(delivery, Finished(Abandon()))
             return
         self.running[delivery.receipt] = delivery
-        self.pool.submit(delivery, lambda end: self._ended(delivery, end))
+        if self.pool_name == "solo":
+            self._inbox.put(delivery)  # run() takes it: solo tasks run on the main thread
+            self._wake.set()
+        else:
+            self.pool.submit(delivery, lambda end: self._ended(delivery, end))
+
+    def _run_solo(self) -> None:
+        """Run what has come in, one after another, on this thread."""
+        assert self.pool is not None
+        while not self._stopping.is_set():
+            try:
+                delivery = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            self.pool.submit(delivery, partial(self._ended, delivery))
 
     def _ended(self, delivery: Delivery, end: End) -> None:
+        if isinstance(end, Died | TimedOut) and not self._stopping.is_set():
+            # Judging a loss asks the store; the pool's own thread must not wait for that.
+            judge = threading.Thread(
+                target=self._judge, args=(delivery, end), name="cloudq-judge", daemon=True
+            )
+            judge.start()
+        else:
+            self._conclude(delivery, self._verdict(end))
+
+    def _judge(self, delivery: Delivery, end: Died | TimedOut) -> None:
+        self._conclude(delivery, self.lifecycle.lost(delivery, end))
+
+    def _conclude(self, delivery: Delivery, verdict: Verdict) -> None:
         self.running.pop(delivery.receipt, None)
-        verdict = self._verdict(delivery, end)
         successor, back = self._groups.done(delivery, isinstance(verdict, Ack | Bury))
         self._dispose(delivery, verdict)
         for each in back:
@@ -227,16 +263,13 @@ class Worker:
             else:
                 self._submit(successor)
 
-    def _verdict(self, delivery: Delivery, end: End) -> Verdict:
+    def _verdict(self, end: End) -> Verdict:
         if isinstance(end, Finished):
             verdict: Verdict = end.reply
             return verdict
-        if isinstance(end, Returned):
-            return Release(0.0)
-        if self._stopping.is_set():  # we stopped it ourselves: not the task's fault
+        if not isinstance(end, Returned):  # we stopped it ourselves: not the task's fault
             self._cut_short += 1
-            return Release(0.0)
-        return self.lifecycle.lost(delivery, end)
+        return Release(0.0)
 
     def _dispose(self, delivery: Delivery, verdict: Verdict) -> None:
         self.disposal.apply(delivery, verdict)

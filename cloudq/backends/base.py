@@ -65,6 +65,8 @@ class BackendCapabilities:
     writes_per_key: float | None = None
     #: ``Conflict.present`` is filled without a further call.
     conflict_has_entry: bool = False
+    #: ``keys`` may name entries that have expired but were not deleted yet (S3's listings do not tell).
+    keys_may_list_expired: bool = False
     #: The most keys that ``read_many`` fetches in one call of the service.
     batch_read: int = 1
     #: Where the data lives: "process", "machine" or "cloud".
@@ -113,6 +115,8 @@ class ResultBackend(Protocol):
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys directly in the folder ``prefix`` (ends with ``/``), sorted, not recursive.
 
+        Expired entries are left out, unless ``capabilities.keys_may_list_expired``: then what is
+        named may turn out absent when it is read.
         Strongly consistent for folders two or more levels deep (``join/ID/``); a top-level
         folder (``task/``) may cost a scan of the whole store, page by page.
         """

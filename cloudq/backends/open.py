@@ -29,7 +29,7 @@ def open_backend(url_text: str, clock: Clock = SYSTEM_CLOCK) -> ResultBackend:
     first, *others = _PLUS.split(url_text)
     url = Url.parse(first)
     large = url.query.get("large")
-    if others and large is not None or len(others) > 1:
+    if (others and large is not None) or len(others) > 1:
         raise ImproperlyConfigured(f"{url.scheme}://: a tiered store has two stores, one for large values")
     if others:
         large = others[0]

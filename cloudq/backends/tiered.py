@@ -172,16 +172,21 @@ class TieredBackend:
         try:
             version, replaced = self._put(key, stored, when, expires_at)
         except Conflict as conflict:
-            present = conflict.present if conflict.present is not None else self._small.read(key)
-            if pointer is not None and (present is None or present.value != stored):
-                self._discard(pointer.key)
-            if pointer is None or present is None or present.value != stored:
+            standing = self._standing(key, pointer, conflict)
+            if standing is None or pointer is None or standing.value != stored:
+                if pointer is not None:
+                    self._discard(pointer.key)
                 raise self._conflict(key, conflict) from conflict
             # Our own pointer: an earlier try inside the first store got there, its reply did not.
-            version, replaced = present.version, _blob_of(when)
-        if replaced is not None:
+            version, replaced = standing.version, _blob_of(when)
+        if replaced is not None and (pointer is None or replaced != pointer.key):
             self._discard(replaced)
         return _join(pointer, version)
+
+    def _standing(self, key: str, pointer: Pointer | None, conflict: Conflict) -> Entry | None:
+        """What met the condition; looked up only where a blob's removal depends on it."""
+        present: Entry | None = conflict.present
+        return self._small.read(key) if present is None and pointer is not None else present
 
     def _upload(self, key: str, value: bytes, expires_at: float | None) -> Pointer:
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

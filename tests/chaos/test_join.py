@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from cloudq.backends.base import ResultBackend
+from cloudq.backends.sqlite import SqliteBackend
 from cloudq.clock import Clock
 from cloudq.coordination import cas
 from cloudq.coordination.join import Join
@@ -169,13 +170,14 @@ class Run:
         switch: float = 1.0,
         deliveries: int = 3,
         slow_names: bool = True,
-        content_versions: bool = False,
+        kind: str = "memory",
         join: Callable[..., Join | CountingJoin] = Join,
     ) -> None:
         rng = Random(seed)
         self.fleet = Fleet(rng, min(workers, max(2, size)), switch)
-        self.counted = Counting(MemoryStore(self.fleet))
-        store: ResultBackend = ContentVersions(self.counted) if content_versions else self.counted
+        inner = SqliteBackend(None, self.fleet) if kind == "sqlite" else MemoryStore(self.fleet)
+        self.counted = Counting(inner)
+        store: ResultBackend = ContentVersions(self.counted) if kind == "content-versions" else self.counted
         if slow_names:
             store = SlowNames(store, self.fleet)
         store = Flaky(store, rng, refused=trouble, lost=trouble)
@@ -194,6 +196,7 @@ class Run:
             for _ in range(deliveries):
                 queue.insert(len(queue) - rng.choice([0, 1, 2, 3, len(queue)]), CLOSE)
         self.fleet.run(self._deliver, queue)
+        inner.close()
 
     def _deliver(self, index: int) -> None:
         # The producer of a lazy group knows the size only once it has sent every member.
@@ -251,8 +254,9 @@ def test_one_delivery_each_is_enough_when_nobody_crashes(known: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-told-late"])
-def test_a_group_of_five_hundred_holds_on_a_store_with_content_versions(known: bool) -> None:
-    Run(7, 500, fanout=50, known=known, content_versions=True).check()
+@pytest.mark.parametrize("kind", ["content-versions", "sqlite"])
+def test_a_group_of_three_hundred_holds_on_other_stores(kind: str, known: bool) -> None:
+    Run(7, 300, fanout=50, known=known, kind=kind).check()
 
 
 def test_ten_thousand_members_delivered_three_times_with_a_crash_at_every_fifth_step() -> None:
@@ -261,7 +265,7 @@ def test_ten_thousand_members_delivered_three_times_with_a_crash_at_every_fifth_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_hundred_thousand_members_need_four_levels_of_nothing_but_markers() -> None:
+def test_a_hundred_thousand_members_need_three_levels_of_nothing_but_markers() -> None:
     run = Run(3, 100_000, crash=0.05, trouble=0.01, deliveries=1, switch=0.1)
     run.check()
     assert len([key for key in run.counted.written if key.startswith("join/g1/2-0/")]) == 3

@@ -252,4 +252,6 @@ def zone_of(conf: Conf) -> tzinfo:
     try:
         return ZoneInfo(conf.timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ImproperlyConfigured(f"timezone: {conf.timezone!r} is not a known zone; example: Europe/Paris") from None
+        raise ImproperlyConfigured(
+            f"timezone: {conf.timezone!r} is not a known zone; example: Europe/Paris"
+        ) from None

@@ -35,7 +35,9 @@ class Registry:
         if found is None:
             near = difflib.get_close_matches(name, self._tasks, 1)
             hint = f"; the nearest known is {near[0]!r}" if near else ""
-            raise NotRegistered(f"no task is called {name!r} in this app{hint}: is its module imported (include=)?")
+            raise NotRegistered(
+                f"no task is called {name!r} in this app{hint}: is its module imported (include=)?"
+            )
         return found
 
     def __contains__(self, name: object) -> bool:

@@ -35,14 +35,18 @@ class Settings:
 
     # where things are
     broker_url: str | None = _setting(
-        None, "Broker URL: `sqs://`, `sqlite:///path`, `memory://`. Default: one SQLite file, `.cloudq/cloudq.db`."
+        None,
+        "Broker URL: `sqs://`, `sqlite:///path`, `memory://`. Default: one SQLite file, `.cloudq/cloudq.db`.",
     )
     result_backend: str | None = _setting(
         None,
         "Results URL: `dynamodb://table`, `s3://bucket/prefix`, `gs://`, `azureblob://`, `file:///dir`, "
         "`sqlite:///path`, `memory://`; `disabled://` for none. Default: the same SQLite file.",
     )
-    env: str = _setting("development", "`production` (or running inside Lambda) means: no default URLs, a missing one is an error.")
+    env: str = _setting(
+        "development",
+        "`production` (or running inside Lambda) means: no default URLs, a missing one is an error.",
+    )
     include: list[str] = _setting([], "Modules that define tasks, imported by the worker.")
     timezone: str = _setting("UTC", "Time zone of schedules and of naive `eta`/`expires` values.")
     enable_utc: bool = _setting(True, "Naive datetimes are UTC; otherwise they are in `timezone`.")
@@ -51,25 +55,37 @@ class Settings:
     # queues and messages
     task_default_queue: str = _setting("cloudq", "Queue of tasks that nothing routes elsewhere.")
     task_routes: Any = _setting(
-        None, "Where tasks go: a mapping of name or glob to queue (or `{'queue': ...}`), a function, or a list of these."
+        None,
+        "Where tasks go: a mapping of name or glob to queue (or `{'queue': ...}`), a function, or a list of these.",
     )
     task_serializer: str = _setting("json", "Serializer of arguments: `json`, `msgpack`, `yaml`, `pickle`.")
     result_serializer: str = _setting("json", "Serializer of results.")
-    accept_content: list[str] = _setting(["json"], "Serializers whose content is read. `pickle` also needs signed messages.")
-    task_compression: str | None = _setting(None, "Compression of arguments: `gzip`, `bzip2`, `zstd`, or none.")
-    task_compression_threshold: int = _setting(16384, "Arguments smaller than this stay uncompressed.", "bytes")
+    accept_content: list[str] = _setting(
+        ["json"], "Serializers whose content is read. `pickle` also needs signed messages."
+    )
+    task_compression: str | None = _setting(
+        None, "Compression of arguments: `gzip`, `bzip2`, `zstd`, or none."
+    )
+    task_compression_threshold: int = _setting(
+        16384, "Arguments smaller than this stay uncompressed.", "bytes"
+    )
     security_keys: dict[str, str] = _setting({}, "Signing keys, id to secret: the first signs, all verify.")
     security_required: bool = _setting(False, "Bury messages that carry no valid signature.")
     task_publish_retry: bool = _setting(True, "Try again when the broker is unavailable while publishing.")
     task_publish_retry_timeout: float = _setting(10.0, "How long a publish keeps trying.", "seconds")
 
     # tasks
-    task_acks_late: bool = _setting(True, "Delete the message after the task has been settled; False: before it runs (at most once).")
+    task_acks_late: bool = _setting(
+        True, "Delete the message after the task has been settled; False: before it runs (at most once)."
+    )
     task_reject_on_worker_lost: bool = _setting(
-        True, "A task whose process died is delivered again, up to the queue's redrive limit; False: it fails at once."
+        True,
+        "A task whose process died is delivered again, up to the queue's redrive limit; False: it fails at once.",
     )
     task_ignore_result: bool = _setting(False, "Store no results unless a task says otherwise.")
-    task_store_errors_even_if_ignored: bool = _setting(False, "Store failures of tasks that ignore their results.")
+    task_store_errors_even_if_ignored: bool = _setting(
+        False, "Store failures of tasks that ignore their results."
+    )
     task_track_started: bool = _setting(False, "Record STARTED when a task begins: one more write per task.")
     task_time_limit: float | None = _setting(None, "Hard limit of every task.", "seconds")
     task_soft_time_limit: float | None = _setting(None, "Soft limit of every task.", "seconds")
@@ -83,21 +99,35 @@ class Settings:
     result_extended: bool = _setting(False, "Records also hold the task's name, arguments, worker and queue.")
 
     # workers
-    worker_concurrency: int | None = _setting(None, "Tasks that run at once. Default: the number of cores (16 for threads).")
+    worker_concurrency: int | None = _setting(
+        None, "Tasks that run at once. Default: the number of cores (16 for threads)."
+    )
     worker_pool: str = _setting("prefork", "Where tasks run: `solo`, `threads`, `prefork`, `asyncio`.")
     worker_prefetch_multiplier: float = _setting(
         1.0, "Messages held beyond the running ones, as a multiple of the concurrency. 0: none."
     )
-    worker_max_tasks_per_child: int | None = _setting(None, "A prefork child is replaced after this many tasks.")
-    worker_max_memory_per_child: int | None = _setting(None, "A prefork child that grew past this is replaced after its task.", "KiB")
-    worker_shutdown_timeout: float = _setting(30.0, "How long running tasks may go on after the first signal.", "seconds")
-    worker_lost_wait: float = _setting(1.0, "Wait before a task whose process died is delivered again.", "seconds")
+    worker_max_tasks_per_child: int | None = _setting(
+        None, "A prefork child is replaced after this many tasks."
+    )
+    worker_max_memory_per_child: int | None = _setting(
+        None, "A prefork child that grew past this is replaced after its task.", "KiB"
+    )
+    worker_shutdown_timeout: float = _setting(
+        30.0, "How long running tasks may go on after the first signal.", "seconds"
+    )
+    worker_lost_wait: float = _setting(
+        1.0, "Wait before a task whose process died is delivered again.", "seconds"
+    )
     worker_visibility_timeout: float | None = _setting(
-        None, "Invisibility asked for on receipt, renewed while the task runs. Default: the queue's own.", "seconds"
+        None,
+        "Invisibility asked for on receipt, renewed while the task runs. Default: the queue's own.",
+        "seconds",
     )
     worker_wait_time: float = _setting(20.0, "Length of a long poll on an idle queue.", "seconds")
     worker_settle_timeout: float = _setting(
-        300.0, "How long a finished task's result is retried while the store is unavailable, before the message is given back.", "seconds"
+        300.0,
+        "How long a finished task's result is retried while the store is unavailable, before the message is given back.",
+        "seconds",
     )
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
@@ -123,7 +153,9 @@ _NOT_HERE: dict[str, str] = {
 
 
 def _type_name(wanted: Any) -> str:
-    return getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")  # type: ignore[return-value]
+    return (
+        getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+    )  # type: ignore[return-value]
 
 
 def check(name: str, value: Any, *, text: bool = False) -> Any:
@@ -145,7 +177,9 @@ def check(name: str, value: Any, *, text: bool = False) -> Any:
     try:
         return msgspec.convert(value, wanted, strict=not text)
     except msgspec.ValidationError as error:
-        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r} ({error})") from None
+        raise SettingError(
+            f"setting {name}: {_type_name(wanted)} expected, got {value!r} ({error})"
+        ) from None
 
 
 def _from_text(value: str, wanted: Any) -> Any:
@@ -233,7 +267,11 @@ class Conf:
     def load_environment(self, environ: Mapping[str, str] | None = None) -> None:
         """Take ``CLOUDQ_<NAME>`` variables. Unknown ones are refused unless they belong to the tools."""
         for variable, value in (os.environ if environ is None else environ).items():
-            if not variable.startswith("CLOUDQ_") or variable.startswith("CLOUDQ_TEST_") or variable in TOOL_VARIABLES:
+            if (
+                not variable.startswith("CLOUDQ_")
+                or variable.startswith("CLOUDQ_TEST_")
+                or variable in TOOL_VARIABLES
+            ):
                 continue
             name = variable.removeprefix("CLOUDQ_").lower()
             if name not in _TYPES:
@@ -273,7 +311,9 @@ class Conf:
             found = dict(source)
         elif namespace:
             start = namespace.upper() + "_"
-            found = {n.removeprefix(start).lower(): getattr(source, n) for n in dir(source) if n.startswith(start)}
+            found = {
+                n.removeprefix(start).lower(): getattr(source, n) for n in dir(source) if n.startswith(start)
+            }
         else:
             found = {
                 n: getattr(source, n)

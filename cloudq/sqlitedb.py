@@ -115,7 +115,10 @@ class Database:
             if self.path is not None:
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(
-                self.path or ":memory:", timeout=0.05 if self.path else _BUSY, isolation_level=None, check_same_thread=False
+                self.path or ":memory:",
+                timeout=0.05 if self.path else _BUSY,
+                isolation_level=None,
+                check_same_thread=False,
             )
             self._patiently(connection, "PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._synchronous}")

@@ -42,7 +42,9 @@ _SWEEP_EVERY: Final = 500
 class SqliteBackend:
     """Conditional writes by transactions; safe across threads and processes."""
 
-    def __init__(self, path: str | None, clock: Clock, *, synchronous: str = "NORMAL", shown: str = "") -> None:
+    def __init__(
+        self, path: str | None, clock: Clock, *, synchronous: str = "NORMAL", shown: str = ""
+    ) -> None:
         self._database = sqlitedb.Database(path, _SETUP, synchronous=synchronous)
         self._clock = clock
         self._writes = 0
@@ -57,7 +59,9 @@ class SqliteBackend:
     def read(self, key: str) -> Entry | None:
         check_key(key)
         with self._database.reading() as db:
-            row = db.execute("SELECT value, version, expires_at FROM entries WHERE key = ?", (key,)).fetchone()
+            row = db.execute(
+                "SELECT value, version, expires_at FROM entries WHERE key = ?", (key,)
+            ).fetchone()
         return self._alive(row)
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Entry]:

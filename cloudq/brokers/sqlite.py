@@ -115,7 +115,9 @@ class SqliteBroker:
         if message.delay and is_fifo(queue):
             raise Unsupported(f"the FIFO queue {queue} takes no delay per message (an SQS rule)")
         if not 0 <= message.delay <= self.capabilities.max_delay:
-            raise Unsupported(f"a delay is 0 to {self.capabilities.max_delay:g} seconds, got {message.delay:g}")
+            raise Unsupported(
+                f"a delay is 0 to {self.capabilities.max_delay:g} seconds, got {message.delay:g}"
+            )
 
     def _insert(self, db: sqlite3.Connection, queue: str, message: Message, now: float) -> str:
         message_id = str(uuid.UUID(bytes=os.urandom(16), version=4))
@@ -124,7 +126,8 @@ class SqliteBroker:
             dedup_id = dedup_id or message_id
             group_id = group_id or dedup_id
             row = db.execute(
-                "SELECT message_id FROM dedup WHERE queue = ? AND dedup_id = ? AND until > ?", (queue, dedup_id, now)
+                "SELECT message_id FROM dedup WHERE queue = ? AND dedup_id = ? AND until > ?",
+                (queue, dedup_id, now),
             ).fetchone()
             if row is not None:
                 first: str = row[0]
@@ -196,7 +199,11 @@ class SqliteBroker:
 
     def _redrive(self, db: sqlite3.Connection, info: QueueInfo, row: Any) -> bool:
         """Move a message that was received too often to the dead-letter queue."""
-        if info.max_receive_count is None or info.dead_letter_queue is None or row[7] < info.max_receive_count:
+        if (
+            info.max_receive_count is None
+            or info.dead_letter_queue is None
+            or row[7] < info.max_receive_count
+        ):
             return False
         self._ensure(db, info.dead_letter_queue, dead=True)
         db.execute(
@@ -284,7 +291,9 @@ class SqliteBroker:
                     (now + seconds, each.receipt if keep_receipt else None, each.receipt, now),
                 ).rowcount
                 if not changed:
-                    refused.append(Refused(each, "ReceiptHandleIsInvalid", "it is no longer in flight for us", True))
+                    refused.append(
+                        Refused(each, "ReceiptHandleIsInvalid", "it is no longer in flight for us", True)
+                    )
         return refused
 
     def bury(self, delivery: Delivery, reason: str, detail: str = "") -> None:
@@ -348,7 +357,10 @@ class SqliteBroker:
                 name
                 for name, row in (
                     (dead, (dead, spec.visibility_timeout, None, None, DEAD_RETENTION)),
-                    (spec.name, (spec.name, spec.visibility_timeout, spec.max_receive_count, dead, spec.retention)),
+                    (
+                        spec.name,
+                        (spec.name, spec.visibility_timeout, spec.max_receive_count, dead, spec.retention),
+                    ),
                 )
                 if db.execute("INSERT OR IGNORE INTO queues VALUES (?, ?, ?, ?, ?)", row).rowcount
             ]
@@ -371,7 +383,9 @@ class SqliteBroker:
         found = self._known.get(queue)
         if found is not None:
             return found
-        row = db.execute("SELECT visibility, max_receive, dead FROM queues WHERE name = ?", (queue,)).fetchone()
+        row = db.execute(
+            "SELECT visibility, max_receive, dead FROM queues WHERE name = ?", (queue,)
+        ).fetchone()
         if row is None:
             is_dead = dead or queue.removesuffix(".fifo").endswith("-dlq")
             row = (

@@ -65,7 +65,9 @@ class Signature(dict[str, Any]):
         found: str | None = self.options.get("task_id")
         return found
 
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature:
+    def clone(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature:
         """A copy with ``args`` put before its own, ``kwargs`` and ``options`` laid over its own.
 
         An immutable signature takes no further arguments.
@@ -124,7 +126,9 @@ class Signature(dict[str, Any]):
         """Asyncio twin of ``delay``."""
         return await self.aapply_async(args, kwargs)
 
-    def apply_async(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> AsyncResult[Any]:
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
         """Send it with further arguments and options."""
         call = self.clone(args, kwargs, **options)
         return self._way_out().send_task(call.task, call.args, call.kwargs, **call.options)
@@ -136,14 +140,18 @@ class Signature(dict[str, Any]):
         call = self.clone(args, kwargs, **options)
         return await self._way_out().asend_task(call.task, call.args, call.kwargs, **call.options)
 
-    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> EagerResult[Any]:
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[Any]:
         """Run it here and now."""
         call = self.clone(args, kwargs, **options)
         return self._way_out().apply_task(call.task, call.args, call.kwargs, **call.options)
 
     def _way_out(self) -> Sender:
         if self._sender is None:
-            raise ImproperlyConfigured(f"the signature of {self.task} belongs to no app: use app.signature(...) or task.s(...)")
+            raise ImproperlyConfigured(
+                f"the signature of {self.task} belongs to no app: use app.signature(...) or task.s(...)"
+            )
         return self._sender
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -153,7 +161,9 @@ class Signature(dict[str, Any]):
         return self.clone()
 
     def __repr__(self) -> str:
-        shown = [repr(each) for each in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        shown = [repr(each) for each in self.args] + [
+            f"{name}={value!r}" for name, value in self.kwargs.items()
+        ]
         return f"{self.task}({', '.join(shown)})"
 
 

@@ -202,7 +202,9 @@ class DeadLetters:
             message_id=delivery.message_id,
             reason=reason or REDRIVEN,
             detail=attributes.get(DETAIL, "")
-            or ("" if reason else f"received {count - 1} times without being settled: its worker died or hung"),
+            or (
+                "" if reason else f"received {count - 1} times without being settled: its worker died or hung"
+            ),
             origin=attributes.get(ORIGIN, self.queue),
             buried_at=_epoch(attributes.get(BURIED_AT)),
             sent_at=delivery.sent_at,

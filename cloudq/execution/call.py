@@ -54,7 +54,9 @@ class NoWatch:
         pass
 
 
-def call(target: Target, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch) -> Outcome:
+def call(
+    target: Target, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
+) -> Outcome:
     """Run the task in this thread; ``async def`` tasks run on the process's event loop thread."""
     started = time.perf_counter()
     hard, soft = request.timelimit
@@ -112,7 +114,9 @@ def judge(target: Target, request: Request, error: BaseException, runtime: float
     trace = format_traceback(error, skip=1)
     if isinstance(error, Retry):
         delay = error.delay if error.delay is not None else target.retry_policy.default_delay
-        return Outcome(states.RETRY, error=error.exc or error, traceback=trace, retry=error, delay=delay, runtime=runtime)
+        return Outcome(
+            states.RETRY, error=error.exc or error, traceback=trace, retry=error, delay=delay, runtime=runtime
+        )
     if isinstance(error, Ignore):
         return Outcome(states.IGNORED, error=error, runtime=runtime)
     if isinstance(error, Reject):

@@ -171,7 +171,9 @@ class Codec:
         if "ref" in document:
             raise DecodeError("$.ref: the arguments are in a blob store, and this app has none configured")
         args, kwargs = self._read_arguments(document, signed)
-        fields = {name: reader(document.pop(name), name) for name, reader in _FIELDS.items() if name in document}
+        fields = {
+            name: reader(document.pop(name), name) for name, reader in _FIELDS.items() if name in document
+        }
         if not fields.get("task"):
             raise DecodeError("$.task: the name of the task is missing")
         fields.setdefault("id", message_id)
@@ -179,7 +181,9 @@ class Codec:
         fields.setdefault("sent_at", sent_at)
         return Envelope(args=args, kwargs=kwargs, extra=document, **fields)
 
-    def _read_arguments(self, document: dict[str, Any], signed: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _read_arguments(
+        self, document: dict[str, Any], signed: bool
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         content = document.pop("content", None)
         if content is None:
             args, kwargs = document.pop("args", None), document.pop("kwargs", None)
@@ -232,7 +236,13 @@ class Codec:
         if name == "json":
             return tagged.to_plain(value)
         found = self._serializer(name)
-        return {CONTENT: {"type": found.content_type, "encoding": "base64", "data": base64.b64encode(found.dumps(value)).decode("ascii")}}
+        return {
+            CONTENT: {
+                "type": found.content_type,
+                "encoding": "base64",
+                "data": base64.b64encode(found.dumps(value)).decode("ascii"),
+            }
+        }
 
     def unpack(self, plain: Any) -> Any:
         """The value again. Raises DecodeError, ContentDisallowed."""
@@ -307,7 +317,9 @@ def _check_version(document: Mapping[str, Any]) -> None:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "an array", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
+    return {dict: "an object", list: "an array", str: "text", type(None): "null"}.get(
+        type(value), type(value).__name__
+    )
 
 
 def _read_text(value: Any, name: str) -> str:

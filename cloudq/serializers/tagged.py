@@ -83,7 +83,10 @@ def _other(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, set | frozenset):
         # in a settled order where there is one, so that equal values are written alike
         items = sorted(value, key=repr)
-        return {TYPE: "set", VALUE: [_plain(each, f"{path}{{{n}}}", depth + 1) for n, each in enumerate(items)]}
+        return {
+            TYPE: "set",
+            VALUE: [_plain(each, f"{path}{{{n}}}", depth + 1) for n, each in enumerate(items)],
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
         return {name: _plain(each, f"{path}.{name}", depth + 1) for name, each in fields.items()}

@@ -128,10 +128,15 @@ def join_version(tag: str, expires_at: float | None) -> Version:
     return Version(f"{'' if expires_at is None else repr(float(expires_at))};{tag}")
 
 
-def split_version(version: Version) -> tuple[str, float | None]:
-    """The tag and the expiry of a version."""
-    expiry, _, tag = version.partition(";")
-    return tag, float(expiry) if expiry else None
+def split_version(version: Version) -> tuple[str, float | None] | None:
+    """The tag and the expiry of a version, or None when it is not one of ours."""
+    expiry, separator, tag = version.partition(";")
+    if not separator or not tag:
+        return None
+    try:
+        return tag, float(expiry) if expiry else None
+    except ValueError:
+        return None
 
 
 class BlobOperations:
@@ -167,10 +172,7 @@ class BlobOperations:
         document = Document(new_nonce(), value, expires_at)
         put = Put(self._name(key), dump(document), expires_at)
         if isinstance(when, Matches):
-            tag, expiry = split_version(when.version)
-            if expiry is not None and expiry <= self._clock.time():
-                raise Conflict(key, self._entry(*(yield from self._look(put.name))))
-            put = _over(put, tag)
+            put = _over(put, (yield from self._tag(key, put.name, when)))
         elif when == ABSENT:
             put = _if_absent(put)
         waits = backoff(*BACKOFF)
@@ -199,10 +201,7 @@ class BlobOperations:
         name = self._name(key)
         remove = Remove(name)
         if isinstance(when, Matches):
-            tag, expiry = split_version(when.version)
-            if expiry is not None and expiry <= self._clock.time():
-                raise Conflict(key, self._entry(*(yield from self._look(name))))
-            remove = Remove(name, tag)
+            remove = Remove(name, (yield from self._tag(key, name, when)))
         waits = backoff(*BACKOFF)
         for _ in range(ATTEMPTS):
             try:
@@ -213,6 +212,13 @@ class BlobOperations:
             except Mismatch as error:
                 raise Conflict(key, self._entry(*(yield from self._look(name)))) from error
         raise self._gave_up(key)
+
+    def _tag(self, key: str, name: str, when: Matches) -> Steps[str]:
+        """The tag that the object must still have; Conflict when the entry has expired since."""
+        parts = split_version(when.version)
+        if parts is None or (parts[1] is not None and parts[1] <= self._clock.time()):
+            raise Conflict(key, self._entry(*(yield from self._look(name))))
+        return parts[0]
 
     def _gave_up(self, key: str) -> ServiceUnavailable:
         return ServiceUnavailable(

@@ -145,7 +145,7 @@ class GcsBucket:
         if put.expires_at is not None:
             item.metadata = {_EXPIRES: repr(float(put.expires_at))}
             item.custom_time = datetime.datetime.fromtimestamp(min(put.expires_at, _LATEST), datetime.UTC)
-        condition = {"always": None, "absent": 0, "tag": int(put.tag or 0)}[put.when]
+        condition = _generation(put.tag) if put.when == "tag" else {"always": None, "absent": 0}[put.when]
         try:
             item.upload_from_string(
                 put.data, "application/octet-stream", if_generation_match=condition, **_call_options()
@@ -160,7 +160,7 @@ class GcsBucket:
     def _remove(self, remove: Remove) -> None:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        condition = None if remove.tag is None else int(remove.tag)
+        condition = None if remove.tag is None else _generation(remove.tag)
         try:
             self._object(remove.name).delete(if_generation_match=condition, **_call_options())
         except PreconditionFailed as error:
@@ -212,6 +212,12 @@ class GcsBucket:
         if code == 400:
             return OperationalError(f"{where}: Google Cloud Storage refused the request ({text})")
         return ServiceUnavailable(f"{where}: Google Cloud Storage did not do it ({text}); try again later")
+
+
+def _generation(tag: str) -> int:
+    if not tag.isdecimal():
+        raise Mismatch(f"{tag!r} is no generation")
+    return int(tag)
 
 
 def _call_options() -> dict[str, Any]:

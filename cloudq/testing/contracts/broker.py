@@ -1,0 +1,360 @@
+"""What every broker must do."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloudq.brokers.base import (
+    BURIED_AT,
+    DETAIL,
+    ORIGIN,
+    REASON,
+    Delivery,
+    Message,
+    QueueSpec,
+)
+from cloudq.errors import MessageTooLarge, NoDeadLetterQueue, QueueNotFound, Unsupported
+
+
+class BrokerContract:
+    """Give fixtures ``broker`` (with QueueAdmin) and, on a manual clock, ``advance``."""
+
+    #: The broker makes queues on first use: a missing one is no error.
+    creates_queues = False
+    #: A stale receipt is refused as ``lost`` by extend (some emulators accept it).
+    knows_stale_receipts = True
+    #: ``fifo`` queues deduplicate and keep order.
+    fifo = True
+    #: Seconds that a short visibility timeout lasts; brokers count whole seconds on SQS.
+    short = 1.0
+
+    @pytest.fixture
+    def advance(self) -> Callable[[float], None]:
+        """Let time pass; a suite on a manual clock overrides it."""
+        return time.sleep
+
+    @pytest.fixture
+    def queue(self, broker: Any) -> str:
+        """A fresh standard queue with a dead-letter queue."""
+        return self.make(broker)
+
+    @pytest.fixture
+    def fifo_queue(self, broker: Any) -> str:
+        """A fresh FIFO queue."""
+        if not self.fifo or not broker.capabilities.ordered:
+            pytest.skip("this broker has no FIFO queues")
+        return self.make(broker, ".fifo")
+
+    def make(self, broker: Any, suffix: str = "", **spec: Any) -> str:
+        """Create a queue with a name of its own."""
+        name = f"t-{uuid.uuid4().hex[:12]}{suffix}"
+        broker.create_queue(QueueSpec(name, **spec))
+        return name
+
+    def take(self, broker: Any, queue: str, count: int = 1, invisible: float = 30.0, wait: float = 2.0) -> list[Delivery]:
+        """Receive until ``count`` messages are there."""
+        found: list[Delivery] = []
+        for _ in range(20):
+            found += broker.receive(queue, min(10, count - len(found)), wait if not found else 1.0, invisible)
+            if len(found) >= count:
+                break
+        return found
+
+    # --- sending and receiving ----------------------------------------------------------------
+
+    def test_a_message_comes_back_as_it_was_sent(self, broker: Any, queue: str) -> None:
+        before = time.time() - 5
+        [message_id] = broker.send(queue, [Message('{"a": "ü€𝄞"}', attributes={"one": "1", "two": "zwei"})])
+
+        [got] = self.take(broker, queue)
+
+        assert (got.body, got.message_id, got.queue) == ('{"a": "ü€𝄞"}', message_id, queue)
+        assert dict(got.attributes) == {"one": "1", "two": "zwei"}
+        assert got.receive_count == 1
+        assert got.receipt
+        assert got.invisible_until == pytest.approx(got.received_at + 30, abs=1.5)
+        assert got.sent_at >= before or got.sent_at < 1e9  # a manual clock may stand anywhere
+
+    def test_many_messages_keep_their_ids_in_order(self, broker: Any, queue: str) -> None:
+        ids = broker.send(queue, [Message(f"m{n}") for n in range(23)])
+
+        got = {each.body: each.message_id for each in self.take(broker, queue, 23)}
+
+        assert len(set(ids)) == 23
+        assert [got[f"m{n}"] for n in range(23)] == ids
+
+    def test_a_receive_gives_no_more_than_asked(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message(f"m{n}") for n in range(8)])
+
+        assert 1 <= len(broker.receive(queue, 3, 1.0, 30.0)) <= 3
+
+    def test_an_empty_queue_gives_nothing_at_once(self, broker: Any, queue: str) -> None:
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+    def test_a_waiting_receive_is_woken_by_a_send(self, broker: Any, queue: str) -> None:
+        timer = threading.Timer(0.2, lambda: broker.send(queue, [Message("late")]))
+        timer.start()
+        started = time.monotonic()
+
+        got = broker.receive(queue, 10, 10.0, 30.0)
+
+        timer.join()
+        assert [each.body for each in got] == ["late"]
+        assert time.monotonic() - started < 5.0
+
+    def test_an_escaped_control_character_survives(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message('{"zero": "\\u0000", "last": "\\uffff"}')])
+
+        assert self.take(broker, queue)[0].body == '{"zero": "\\u0000", "last": "\\uffff"}'
+
+    def test_sending_nothing_sends_nothing(self, broker: Any, queue: str) -> None:
+        assert broker.send(queue, []) == []
+
+    def test_racing_receivers_never_get_the_same_message(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message(f"m{n}") for n in range(40)])
+        got: list[str] = []
+
+        def receive() -> None:
+            while found := broker.receive(queue, 3, 0.0, 60.0):
+                got.extend(each.message_id for each in found)
+
+        threads = [threading.Thread(target=receive) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        got += [each.message_id for each in self.take(broker, queue, 40 - len(got))] if len(got) < 40 else []
+        assert len(got) == len(set(got)) == 40
+
+    # --- limits -------------------------------------------------------------------------------
+
+    def test_a_message_over_the_limit_is_refused_before_any_is_sent(self, broker: Any, queue: str) -> None:
+        limit = broker.capabilities.max_body
+        with pytest.raises(MessageTooLarge):
+            broker.send(queue, [Message("small"), Message("ü" * (limit // 2 + 1))])
+
+        assert broker.receive(queue, 10, 0.0, 5.0) == []
+
+    def test_a_message_at_the_limit_passes(self, broker: Any, queue: str) -> None:
+        body = "x" * broker.capabilities.max_body
+        broker.send(queue, [Message(body)])
+
+        assert self.take(broker, queue)[0].body == body
+
+    def test_large_messages_are_split_into_batches(self, broker: Any, queue: str) -> None:
+        body = "y" * (broker.capabilities.max_body // 3)
+        broker.send(queue, [Message(body) for _ in range(5)])
+
+        assert len(self.take(broker, queue, 5)) == 5
+
+    def test_a_delay_over_the_limit_is_refused(self, broker: Any, queue: str) -> None:
+        with pytest.raises(Unsupported):
+            broker.send(queue, [Message("m", delay=broker.capabilities.max_delay + 1)])
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def test_a_delayed_message_is_not_early(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message("later", delay=self.short)])
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+        advance(self.short + 0.2)
+
+        assert [each.body for each in self.take(broker, queue)] == ["later"]
+
+    def test_an_unsettled_message_comes_again(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message("m")])
+        [first] = self.take(broker, queue, invisible=self.short)
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+        advance(self.short + 0.2)
+        [second] = self.take(broker, queue)
+
+        assert second.message_id == first.message_id
+        assert second.receive_count == 2
+        assert second.receipt != first.receipt
+        assert second.first_received_at == pytest.approx(first.first_received_at, abs=0.01)
+
+    def test_an_extended_message_stays_away(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message("m")])
+        [got] = self.take(broker, queue, invisible=self.short)
+
+        assert broker.extend([got], 30.0) == []
+        advance(self.short + 0.2)
+
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+    def test_a_released_message_is_there_at_once(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message("m")])
+        [got] = self.take(broker, queue)
+
+        assert broker.release([got]) == []
+
+        assert [each.receive_count for each in self.take(broker, queue)] == [2]
+
+    def test_a_release_with_delay_waits(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message("m")])
+        [got] = self.take(broker, queue)
+
+        broker.release([got], self.short)
+
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+        advance(self.short + 0.2)
+        assert len(self.take(broker, queue)) == 1
+
+    # --- settling -----------------------------------------------------------------------------
+
+    def test_an_acknowledged_message_is_gone(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message(f"m{n}") for n in range(12)])
+        got = self.take(broker, queue, 12, invisible=self.short)
+
+        assert broker.ack(got) == []
+
+        advance(self.short + 0.2)
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+    def test_a_stale_receipt_extends_nothing(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        if not self.knows_stale_receipts:
+            pytest.skip("this service accepts stale receipts")
+        broker.send(queue, [Message("m")])
+        [first] = self.take(broker, queue, invisible=self.short)
+        advance(self.short + 0.2)
+        [second] = self.take(broker, queue)
+        broker.ack([second])
+
+        [refused] = broker.extend([first], 30.0)
+
+        assert refused.lost
+        assert refused.delivery == first
+
+    def test_acknowledging_a_stale_receipt_harms_nobody(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message("m")])
+        [got] = self.take(broker, queue)
+        broker.ack([got])
+
+        assert all(each.lost for each in broker.ack([got]))
+
+    def test_a_message_received_too_often_is_a_dead_letter(self, broker: Any) -> None:
+        queue = self.make(broker, max_receive_count=2)
+        [message_id] = broker.send(queue, [Message("poison")])
+        for _ in range(2):
+            broker.release(self.take(broker, queue))
+
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+        dead = broker.describe(queue).dead_letter_queue
+        [letter] = self.take(broker, dead)
+        assert (letter.body, letter.message_id) == ("poison", message_id)
+
+    def test_a_buried_message_says_why(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+        broker.send(queue, [Message("junk", attributes={"mine": "1"})])
+        [got] = self.take(broker, queue, invisible=self.short)
+
+        broker.bury(got, "unknown_task", "no task is called x")
+
+        dead = broker.describe(queue).dead_letter_queue
+        [letter] = self.take(broker, dead)
+        assert letter.body == "junk"
+        assert letter.attributes["mine"] == "1"
+        assert letter.attributes[REASON] == "unknown_task"
+        assert letter.attributes[DETAIL] == "no task is called x"
+        assert letter.attributes[ORIGIN] == queue
+        assert letter.attributes[BURIED_AT].startswith(("19", "20"))
+        advance(self.short + 0.2)
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+    def test_burying_without_a_dead_letter_queue_says_so(self, broker: Any, queue: str) -> None:
+        dead = broker.describe(queue).dead_letter_queue
+        broker.send(dead, [Message("m")])
+        [got] = self.take(broker, dead)
+
+        with pytest.raises(NoDeadLetterQueue):
+            broker.bury(got, "why")
+
+    # --- FIFO ---------------------------------------------------------------------------------
+
+    def test_a_group_comes_in_order_and_one_batch_at_a_time(self, broker: Any, fifo_queue: str) -> None:
+        for n in range(3):
+            broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}")])
+        broker.send(fifo_queue, [Message("b0", group_id="b", dedup_id="b0")])
+
+        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
+        rest = broker.receive(fifo_queue, 10, 1.0, 30.0)
+
+        assert [each.body for each in first] == ["a0"]
+        assert first[0].group_id == "a"
+        assert [each.body for each in rest] == ["b0"]
+        broker.ack(first)
+        assert self.take(broker, fifo_queue)[0].body == "a1"
+
+    def test_a_second_message_with_the_same_dedup_id_is_dropped(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message("one", group_id="g", dedup_id="same")])
+        broker.send(fifo_queue, [Message("two", group_id="g", dedup_id="same")])
+
+        [got] = self.take(broker, fifo_queue)
+        broker.ack([got])
+
+        assert got.body == "one"
+        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
+
+    def test_messages_without_a_group_do_not_block_each_other(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message("one", dedup_id="1"), Message("two", dedup_id="2")])
+
+        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
+        second = broker.receive(fifo_queue, 1, 1.0, 30.0)
+
+        assert len(first) == len(second) == 1
+
+    def test_a_delay_on_a_fifo_queue_is_refused(self, broker: Any, fifo_queue: str) -> None:
+        with pytest.raises(Unsupported):
+            broker.send(fifo_queue, [Message("m", delay=5.0, group_id="g", dedup_id="d")])
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def test_a_queue_is_described(self, broker: Any) -> None:
+        queue = self.make(broker, visibility_timeout=45.0, max_receive_count=7)
+
+        info = broker.describe(queue)
+
+        assert (info.name, info.fifo, info.visibility_timeout, info.max_receive_count) == (queue, False, 45.0, 7)
+        assert info.dead_letter_queue
+
+    def test_depth_counts_ready_held_and_delayed(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message("a"), Message("b"), Message("c", delay=30.0)])
+        self.take(broker, queue)
+
+        depth = broker.depth(queue)
+
+        assert (depth.visible, depth.in_flight, depth.delayed, depth.total) == (1, 1, 1, 3)
+
+    def test_purge_empties_a_queue(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message("a"), Message("b")])
+
+        broker.purge(queue)
+
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+    def test_a_missing_queue_is_named_in_the_error(self, broker: Any) -> None:
+        if self.creates_queues:
+            pytest.skip("this broker makes queues on first use")
+        with pytest.raises(QueueNotFound, match="no-such-queue"):
+            broker.send("no-such-queue", [Message("m")])
+        with pytest.raises(QueueNotFound, match="no-such-queue"):
+            broker.receive("no-such-queue", 1, 0.0, 30.0)
+
+    def test_creating_a_queue_again_changes_nothing(self, broker: Any, queue: str) -> None:
+        assert broker.create_queue(QueueSpec(queue)) == []
+        assert queue in list(broker.list_queues())
+
+    def test_a_deleted_queue_is_gone(self, broker: Any, queue: str) -> None:
+        broker.delete_queue(queue)
+
+        assert queue not in list(broker.list_queues())
+
+    def test_close_may_be_called_twice(self, broker: Any) -> None:
+        broker.close()
+        broker.close()

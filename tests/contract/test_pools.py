@@ -1,0 +1,45 @@
+"""Every pool keeps the pool contract."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cloudq.pools.prefork import PreforkPool
+from cloudq.pools.solo import SoloPool
+from cloudq.pools.threads import ThreadsPool
+from cloudq.testing.contracts import PoolContract
+
+
+def _making(kind: Any) -> Iterator[Callable[..., Any]]:
+    made: list[Any] = []
+
+    def make(size: int, **options: Any) -> Any:
+        made.append(kind(size, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop(0.0)
+
+
+class TestSolo(PoolContract):
+    concurrent = False
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(SoloPool)
+
+
+class TestThreads(PoolContract):
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(ThreadsPool)
+
+
+class TestPrefork(PoolContract):
+    processes = True
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(PreforkPool)

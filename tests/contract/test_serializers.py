@@ -1,0 +1,37 @@
+"""Every serializer keeps the serializer contract."""
+
+from typing import Any
+
+import pytest
+
+from cloudq.serializers.json import JsonSerializer
+from cloudq.serializers.msgpack import MsgpackSerializer
+from cloudq.serializers.pickle import PickleSerializer
+from cloudq.serializers.yaml import YamlSerializer
+from cloudq.testing.contracts import SerializerContract
+
+
+class TestJson(SerializerContract):
+    @pytest.fixture
+    def serializer(self) -> Any:
+        return JsonSerializer()
+
+
+class TestMsgpack(SerializerContract):
+    @pytest.fixture
+    def serializer(self) -> Any:
+        return MsgpackSerializer()
+
+
+class TestYaml(SerializerContract):
+    @pytest.fixture
+    def serializer(self) -> Any:
+        return YamlSerializer()
+
+
+class TestPickle(SerializerContract):
+    keeps_types = True
+
+    @pytest.fixture
+    def serializer(self) -> Any:
+        return PickleSerializer()

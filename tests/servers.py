@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Loaded here because little is safe between fork and exec.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 #: Seconds a server may take to answer first.
 START_TIMEOUT = 30.0
 
@@ -61,13 +64,23 @@ def running(command: Sequence[str], url: str, env: Mapping[str, str], log: Path)
     """Run a server until the block ends; yields its URL once it has answered an HTTP request."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=dict(env), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=dict(env),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     try:
         _wait_for_answer(process, url, log)
         yield url
     finally:
         _stop(process)
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed (a timeout, Ctrl-C twice) leaves no server behind."""
+    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait_for_answer(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

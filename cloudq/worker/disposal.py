@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery, Refused, is_fifo
-from cloudq.errors import NoDeadLetterQueue, OperationalError
+from cloudq.errors import LeaseLost, NoDeadLetterQueue, OperationalError
 from cloudq.retry import backoff
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
@@ -208,6 +208,10 @@ class Disposal:
         except NoDeadLetterQueue as error:
             logger.error("message %s cannot be buried (%s): %s", delivery.message_id, verdict.reason, error)
             self._release(delivery.queue, NOWHERE, [delivery])
+            return
+        except LeaseLost as error:
+            self._leases.remove(delivery)
+            logger.warning("message %s was buried, but may come again: %s", delivery.message_id, error)
             return
         self.buried += 1 - len(refused)
 

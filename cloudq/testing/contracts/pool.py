@@ -131,7 +131,7 @@ class PoolContract:
         for n in range(200):
             pool.submit(("echo", n), ends)
 
-        assert sorted(each.reply for each in ends.wait(200)) == list(range(200))
+        assert sorted(each.reply for each in ends.wait(200)) == list(range(200))  # type: ignore[union-attr]
 
     def test_a_large_job_passes(self, pool: Any) -> None:
         ends = Ends()

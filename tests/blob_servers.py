@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import shutil
 import sysconfig
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import servers
@@ -75,3 +80,66 @@ def make_azure_container(connection_string: str, name: str) -> None:
 
     with ContainerClient.from_connection_string(connection_string, name) as client:
         client.create_container()
+
+
+#: What an answering server is to do with a request: (status, headers, body), or None to hang up.
+Answer = tuple[int, dict[str, str], bytes] | None
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> Iterator[str]:
+    """An HTTP server that asks ``answer(method, path, headers, body)``; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline(65_537)
+            if not self.raw_requestline or not self.parse_request():
+                self.close_connection = True
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            said = answer(self.command, self.path, dict(self.headers), body)
+            if said is None:
+                self.close_connection = True
+                return
+            status, headers, text = said
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            if status not in (204, 304):
+                self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(text)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def losing(upstream: str, loses: Callable[[str, str], bool]) -> Iterator[str]:
+    """A proxy before a server that hangs up instead of replying where ``loses(method, path)`` says so,
+    after the server has done what it was asked."""
+    host = urlsplit(upstream).netloc
+
+    def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        connection = http.client.HTTPConnection(host, timeout=10)
+        try:
+            connection.request(method, path, body, headers)
+            reply = connection.getresponse()
+            text = reply.read()
+            return None if loses(method, path) else (reply.status, dict(reply.getheaders()), text)
+        finally:
+            connection.close()
+
+    with answering(forward) as url:
+        yield url

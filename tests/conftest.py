@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import servers
+from blob_servers import azurite, fake_gcs_url  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -284,6 +284,9 @@ def _text(error: Exception) -> str:
 
 
 def _is_sign_in(error: Exception, status: int | None) -> bool:
+    """Was it the signing in? A 403 is that only when Azure says so: else it is a permission."""
     from azure.core.exceptions import ClientAuthenticationError
 
-    return isinstance(error, ClientAuthenticationError) and status != 403
+    if status == 403:
+        return _text(error).startswith("Server failed to authenticate")
+    return isinstance(error, ClientAuthenticationError)

@@ -7,6 +7,7 @@ import contextvars
 import os
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -113,7 +114,11 @@ def test_a_closed_loop_cancels_what_runs_and_starts_anew_when_asked() -> None:
             cancelled.set()
             raise
 
-    waiter = threading.Thread(target=lambda: pytest.raises(BaseException, loop.run, for_ever()))
+    def wait() -> None:
+        with pytest.raises(CancelledError):
+            loop.run(for_ever())
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     while not any(each.name == "test-loop" for each in threading.enumerate()):
         time.sleep(0.001)

@@ -68,7 +68,8 @@ class Producer:
         self._hooks = hooks
         self._defaults = defaults
         self._clock = clock
-        self._route = compile_routes(conf.task_routes)
+        self._routes: Any = None
+        self._route = compile_routes(None)
         self._zone = zone_of(conf)
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
 
@@ -79,6 +80,9 @@ class Producer:
     ) -> Outgoing:
         """One call as it will be sent. Raises TypeError for unknown options, ValueError for bad ones."""
         check_call_options(options)
+        if self._routes is not self._conf.task_routes:  # they may be set at any time
+            self._routes = self._conf.task_routes
+            self._route = compile_routes(self._routes)
         merged: dict[str, Any] = dict(self._route(name) or {})
         for source in (self._defaults(name), options):
             merged.update((key, value) for key, value in source.items() if value is not None)

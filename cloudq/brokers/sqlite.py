@@ -155,12 +155,17 @@ class SqliteBroker:
                 stamp = self._stamp
                 if self._closed:
                     return []
-            version = self._database.data_version() if self._database.path else 0
-            found, next_at = self._take(queue, limit, invisible)
-            if found:
-                return found
-            if not self._sleep(deadline, next_at, stamp, version, look):
-                return []
+            try:
+                version = self._database.data_version() if self._database.path else 0
+                found, next_at = self._take(queue, limit, invisible)
+                if found:
+                    return found
+                if not self._sleep(deadline, next_at, stamp, version, look):
+                    return []
+            except sqlite3.ProgrammingError:
+                if self._closed:  # by another thread, while we were looking
+                    return []
+                raise
             look = min(_LOOK_LAST, look * 1.3)
 
     def _take(self, queue: str, limit: int, invisible: float) -> tuple[list[Delivery], float | None]:

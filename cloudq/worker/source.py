@@ -19,6 +19,9 @@ logger = logging.getLogger("cloudq.worker")
 MAX_POLLS: Final = 8
 #: A poll that has not come back this long after its wait is given up and replaced (seconds).
 STUCK_AFTER: Final = 90.0
+#: Longest wait of a poll that goes no further than this machine: it costs nothing to ask again, and a
+#: worker that stops need not wait for it (seconds).
+NEAR_WAIT: Final = 0.25
 
 
 class Source:
@@ -43,7 +46,7 @@ class Source:
         self._broker = broker
         self._credit = credit
         self._deliver = deliver
-        self._wait = wait
+        self._wait = wait if broker.capabilities.reach == "cloud" else min(wait, NEAR_WAIT)
         self._invisible = invisible
         self._share = max(1, share)
         self._stopping = threading.Event()

@@ -103,6 +103,7 @@ class Worker:
             self.sources.append(self._source(name))
         for source in self.sources:
             source.start()
+        logger.info("ready: consuming %s", ", ".join(self.queues))
         self.app.hooks.fire("worker_ready", worker=self)
 
     def _make_pool(self) -> Pool:

@@ -361,7 +361,7 @@ def _read_seconds(value: Any, name: str) -> float | None:
 
 
 def _read_headers(value: Any, name: str) -> dict[str, Any]:
-    found = tagged.from_plain(_object(value or {}, name))
+    found = tagged.from_plain(_object({} if value is None else value, name))
     return _object(found, name)
 
 

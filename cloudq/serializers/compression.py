@@ -33,8 +33,9 @@ def compress(name: str, data: bytes) -> bytes:
     return folded
 
 
-def decompress(name: str, data: bytes, limit: int = MAX_UNFOLDED) -> bytes:
-    """Unfold ``data``, at most ``limit`` bytes of it. Raises DecodeError."""
+def decompress(name: str, data: bytes, limit: int | None = None) -> bytes:
+    """Unfold ``data``, at most ``limit`` bytes of it (default: MAX_UNFOLDED). Raises DecodeError."""
+    limit = MAX_UNFOLDED if limit is None else limit
     try:
         if name == "gzip":
             unfolder: Any = zlib.decompressobj(31)

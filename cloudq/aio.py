@@ -140,13 +140,13 @@ class LoopThread:
 def _submit(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> _Running[T]:
     """Start a coroutine on another thread's loop, in a copy of this thread's context."""
     running: _Running[T] = _Running(loop)
-    context = contextvars.copy_context()
 
     def start() -> None:
-        task = loop.create_task(coroutine, context=context)
+        task = loop.create_task(coroutine)
         running.task = task
         task.add_done_callback(running.settle)
 
+    # Runs ``start`` in a copy of this thread's context, which the task inherits.
     loop.call_soon_threadsafe(start)
     return running
 

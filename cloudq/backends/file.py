@@ -233,12 +233,25 @@ class FileBackend:
             try:
                 aside.replace(path)
             except FileNotFoundError:
-                self._make_folder(path.parent)
+                self._try_folder(path.parent)
                 continue
             if self._fsync:
-                self._fsync_folder(path.parent)
+                # Gone again already means that somebody deleted the document and the folder.
+                with contextlib.suppress(FileNotFoundError):
+                    self._fsync_folder(path.parent)
             return
         raise ServiceUnavailable(f"{path.parent} was removed at each of {ATTEMPTS} tries to write into it")
+
+    def _try_folder(self, folder: Path) -> None:
+        """Make the folder, unless it is removed as empty at the same time: then the caller tries again."""
+        try:
+            self._make_folder(folder)
+        except FileNotFoundError:
+            return
+        except FileExistsError as error:
+            # pathlib also says this of a folder that was there and then was not.
+            if Path(error.filename).is_file():
+                raise
 
     def _make_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

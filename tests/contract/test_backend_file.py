@@ -166,6 +166,24 @@ for n in range(300):
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_folder_removed_while_it_is_made_is_made_again(
+    store: FileBackend, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """pathlib tells of that race by either error; the folder is then simply not there."""
+    real, failures = FileBackend._make_folder, [error(17, "raced", str(store._data / "a")) for _ in range(3)]
+
+    def raced(self: FileBackend, folder: Path) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, folder)
+
+    monkeypatch.setattr(FileBackend, "_make_folder", raced)
+    store.write("a/b/c", b"1")
+    assert not failures
+    assert store.read("a/b/c") is not None
+
+
 def test_a_document_cut_off_by_a_power_failure_is_named(store: FileBackend) -> None:
     store.write("a/k", b"value")
     (path,) = files(store)

@@ -152,9 +152,9 @@ class SqliteBroker:
         look = _LOOK_FIRST
         while True:
             with self._changed:
-                stamp = self._stamp
-                if self._closed:
-                    return []
+                stamp, closed = self._stamp, self._closed
+            if closed:
+                return []
             try:
                 version = self._database.data_version() if self._database.path else 0
                 found, next_at = self._take(queue, limit, invisible)

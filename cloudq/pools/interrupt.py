@@ -47,9 +47,13 @@ class ThreadWatch:
         if soft is None and hard is None:
             return
         self.soft, self.hard = soft, hard
+        self.arm()
+        self._limits.add(self)
+
+    def arm(self) -> None:
+        """From now until ``end``, ``strike`` raises in this thread."""
         self._thread_id = threading.get_ident()
         self._done = self._fired = False
-        self._limits.add(self)
 
     def end(self) -> None:
         # An exception that was sent may arrive at any bytecode here: user code has ended, so it is dropped.
@@ -64,7 +68,7 @@ class ThreadWatch:
                 continue
 
     def strike(self, kind: type[BaseException]) -> None:
-        """From the watchdog: raise ``kind`` unless user code has ended."""
+        """From another thread: raise ``kind`` unless user code has ended."""
         with self._lock:
             if not self._done:
                 self._fired = True

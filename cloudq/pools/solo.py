@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 from cloudq.errors import SoftTimeLimitExceeded
-from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut, Watch
-from cloudq.pools.interrupt import HardLimit, Limits, ThreadWatch, raise_in
 from cloudq.plugins import load_object
+from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut, Watch
+from cloudq.pools.interrupt import HardLimit, Limits, ThreadWatch
 
 logger = logging.getLogger("cloudq.pools")
 
@@ -20,7 +20,9 @@ logger = logging.getLogger("cloudq.pools")
 class AlarmWatch:
     """Limits by SIGALRM: for jobs on the main thread. It interrupts waiting C calls as well."""
 
-    def __init__(self, tell: Callable[[float | None], None] = lambda hard: None, own_hard: bool = True) -> None:
+    def __init__(
+        self, tell: Callable[[float | None], None] = lambda hard: None, own_hard: bool = True
+    ) -> None:
         self._tell = tell
         self._own_hard = own_hard
         self._armed = False
@@ -69,8 +71,9 @@ class SoloPool:
         self._runner: Runner | None = None
         self._lock = threading.Lock()
         self._limits = Limits()
-        self._running: int | None = None
+        self._running: ThreadWatch | None = None
         self._stopping = False
+        self._on_main = False
         self._cut = False
 
     @property
@@ -79,6 +82,9 @@ class SoloPool:
 
     def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
         self._runner = runner if runner is not None else load_object(spec.factory)(*spec.args)
+        on_main = threading.current_thread() is threading.main_thread()
+        if on_main and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+            signal.signal(signal.SIGALRM, _wake_up)
 
     def submit(self, job: Any, done: Callable[[End], None]) -> None:
         with self._lock:
@@ -88,27 +94,40 @@ class SoloPool:
         self._stopping = True
         if self._lock.acquire(timeout=grace):
             self._lock.release()
-        elif (thread := self._running) is not None:
+        elif (running := self._running) is not None:
             self._cut = True
-            raise_in(thread, HardLimit)
+            running.strike(HardLimit)
+            if self._on_main and callable(signal.getsignal(signal.SIGALRM)):
+                # a waiting C call (sleep, a socket) ends early only for a signal
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
         self._limits.close()
 
     def _work(self, job: Any) -> End:
         assert self._runner is not None
-        on_main = threading.current_thread() is threading.main_thread()
-        watch: Watch = AlarmWatch() if on_main else ThreadWatch(self._limits)
+        self._on_main = threading.current_thread() is threading.main_thread()
+        watch: Watch = AlarmWatch() if self._on_main else ThreadWatch(self._limits)
         hard: list[float | None] = []
-        self._running = threading.get_ident()
+        cut = self._running = ThreadWatch(self._limits)
         try:
-            return Finished(self._runner.run(job, _Noting(watch, hard)))
+            cut.arm()
+            try:
+                return Finished(self._runner.run(job, _Noting(watch, hard)))
+            finally:
+                cut.end()
         except HardLimit:
-            return Died("it was still running when the pool stopped") if self._cut else TimedOut(hard[-1] or 0.0)
+            return (
+                Died("it was still running when the pool stopped") if self._cut else TimedOut(hard[-1] or 0.0)
+            )
         except Exception as error:
             logger.exception("a runner failed")
             return Died(f"the runner failed: {error!r}")
         finally:
             self._running = None
             watch.end()
+
+
+def _wake_up(number: int, frame: FrameType | None) -> None:
+    """Does nothing: that it is called at all lets a pending exception out of a C call."""
 
 
 class _Noting:

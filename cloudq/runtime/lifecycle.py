@@ -116,7 +116,8 @@ class Lifecycle:
         return True
 
     def _closed(self, verdict: Verdict, early: bool) -> Verdict:
-        return Ack(already=True) if early else verdict
+        # what was deleted can still be buried, but neither acknowledged nor given back
+        return Ack(already=True) if early and not isinstance(verdict, Bury) else verdict
 
     def _wants(self, task: Task[..., Any], option: str) -> bool:
         return self.settler.wants(task, option)
@@ -360,7 +361,8 @@ class Lifecycle:
         error = WorkerLostError(
             f"the process that ran it ended: {end.detail} (delivery {delivery.receive_count})"
         )
-        again = self._wants(ready.task, "reject_on_worker_lost")
+        # a message acknowledged early does not come again
+        again = self._wants(ready.task, "reject_on_worker_lost") and self._wants(ready.task, "acks_late")
         if again and (limit is None or delivery.receive_count < limit):
             task_logger.error("task %s: %s; it will be delivered again", label(ready.envelope), error)
             return Release(self._conf.worker_lost_wait)

@@ -54,7 +54,8 @@ class Settler:
 
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
         """Raises OperationalError when a service stayed away longer than patience lasts."""
-        if not self.holds(ready.delivery):
+        # a message acknowledged before its task ran is under no lease any more
+        if self.wants(ready.task, "acks_late") and not self.holds(ready.delivery):
             logger.warning(
                 "task %s: its lease was lost while it ran; nothing is recorded", label(ready.envelope)
             )

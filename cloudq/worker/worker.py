@@ -64,15 +64,17 @@ class Worker:
         self.pool: Pool | None = None
         self.sources: list[Source] = []
         self._groups = Groups()
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._stopping = False
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._cold = False
         self._cut_short = 0
         self._why = "asked to"
         self.running: dict[str, Delivery] = {}
-        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._judges: list[threading.Thread] = []
+        # None wakes run() up. SimpleQueue, because a signal handler must take no lock that we may hold.
+        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     # --- start --------------------------------------------------------------------------------
 
@@ -101,6 +103,7 @@ class Worker:
         self.disposal.start()
         for name in self.queues:
             self.sources.append(self._source(name))
+        threading.Thread(target=self._follow_stops, name="cloudq-stops", daemon=True).start()
         for source in self.sources:
             source.start()
         logger.info("ready: consuming %s", ", ".join(self.queues))
@@ -146,10 +149,8 @@ class Worker:
         if not self.sources:
             self.start()
         idle_since = time.monotonic()
-        while not self._stopping.is_set():
-            self._wake.wait(0.2 if self._stop_when_idle is not None else 1.0)
-            self._wake.clear()
-            self._run_solo()
+        while not self._stopping:
+            self._run_solo(0.2 if self._stop_when_idle is not None else 1.0)
             for source in self.sources:
                 source.supervise()
             if self.credit.held or any(source.last_error for source in self.sources):
@@ -162,19 +163,32 @@ class Worker:
     def stop(self, why: str = "asked to") -> None:
         """Stop: warm at the first call, at once at the second. Returns immediately; never blocks.
 
-        Safe in a signal handler.
+        Safe in a signal handler: it takes no lock.
         """
-        if self._stopping.is_set():
+        if self._stopping:
             self._cold = True
             self._deadline = time.monotonic()
-            pool = self.pool
-            if pool is not None:
-                threading.Thread(target=pool.stop, args=(0.0,), name="cloudq-cold-stop", daemon=True).start()
         else:
             self._deadline = time.monotonic() + self.conf.worker_shutdown_timeout
-            self._stopping.set()
+            self._stopping = True
         self._why = why
-        self._wake.set()
+        self._inbox.put(None)
+        self._stops.put(why)
+
+    def _follow_stops(self) -> None:
+        """Act on ``stop`` where the main thread may be busy: waiting for the pool, or running a solo task."""
+        assert self.pool is not None
+        self._stops.get()
+        rest: float | None = None
+        if self.pool_name == "solo":
+            self._empty_inbox()
+            self._inbox.put(None)
+            rest = max(0.0, (self._deadline or 0.0) - time.monotonic())
+        try:
+            self._stops.get(timeout=rest)
+        except queue.Empty:
+            pass
+        self.pool.stop(0.0)
 
     def _shut_down(self) -> int:
         """Stop polling, give back what has not started, wait for what runs, then cut it short."""
@@ -187,20 +201,22 @@ class Worker:
         self.credit.close()
         for delivery in self._groups.clear():
             self._dispose(delivery, Release(0.0))
-        while not self._inbox.empty():
-            self._conclude(self._inbox.get_nowait(), Release(0.0))
+        self._empty_inbox()
         self.disposal.flush(1.0)
         grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
         self.pool.stop(0.0 if self._cold else grace)
         for source in self.sources:
             source.join(0.0 if self._cold else POLL_GRACE / len(self.sources))
         self.lifecycle.hurry()
+        for judge in list(self._judges):
+            judge.join(0.0 if self._cold else 2.0)
         if not self.disposal.flush(2.0 if self._cold else 10.0):
             logger.warning(
                 "not every message could be acknowledged or given back; those will be delivered again"
             )
         self.disposal.close()
         self.leases.close()
+        self._stops.put("stopped")
         self.app.hooks.fire("worker_stopped", worker=self)
         if self._cut_short:
             logger.warning("%d running tasks were cut short; they will be delivered again", self._cut_short)
@@ -212,7 +228,7 @@ class Worker:
     def _deliver(self, deliveries: list[Delivery]) -> None:
         self.leases.add(deliveries)
         for delivery in deliveries:
-            if self._stopping.is_set():
+            if self._stopping:
                 self._dispose(delivery, Release(0.0))
             elif self._groups.admit(delivery):
                 self._submit(delivery)
@@ -225,32 +241,45 @@ class Worker:
         self.running[delivery.receipt] = delivery
         if self.pool_name == "solo":
             self._inbox.put(delivery)  # run() takes it: solo tasks run on the main thread
-            self._wake.set()
         else:
             self.pool.submit(delivery, lambda end: self._ended(delivery, end))
 
-    def _run_solo(self) -> None:
-        """Run what has come in, one after another, on this thread."""
+    def _run_solo(self, wait: float) -> None:
+        """For ``wait`` seconds, run what comes in, one after another, on this thread."""
         assert self.pool is not None
-        while not self._stopping.is_set():
+        until = time.monotonic() + wait
+        while not self._stopping and (rest := until - time.monotonic()) > 0:
+            try:
+                delivery = self._inbox.get(timeout=rest)
+            except queue.Empty:
+                return
+            if delivery is not None:
+                self.pool.submit(delivery, partial(self._ended, delivery))
+
+    def _empty_inbox(self) -> None:
+        while True:
             try:
                 delivery = self._inbox.get_nowait()
             except queue.Empty:
                 return
-            self.pool.submit(delivery, partial(self._ended, delivery))
+            if delivery is not None:
+                self._conclude(delivery, Release(0.0))
 
     def _ended(self, delivery: Delivery, end: End) -> None:
-        if isinstance(end, Died | TimedOut) and not self._stopping.is_set():
+        # A hard limit is the task's own doing even while we stop; a death then is ours.
+        if isinstance(end, TimedOut) or (isinstance(end, Died) and not self._stopping):
             # Judging a loss asks the store; the pool's own thread must not wait for that.
             judge = threading.Thread(
                 target=self._judge, args=(delivery, end), name="cloudq-judge", daemon=True
             )
+            self._judges.append(judge)
             judge.start()
         else:
             self._conclude(delivery, self._verdict(end))
 
     def _judge(self, delivery: Delivery, end: Died | TimedOut) -> None:
         self._conclude(delivery, self.lifecycle.lost(delivery, end))
+        self._judges.remove(threading.current_thread())
 
     def _conclude(self, delivery: Delivery, verdict: Verdict) -> None:
         self.running.pop(delivery.receipt, None)
@@ -259,7 +288,7 @@ class Worker:
         for each in back:
             self._dispose(each, Release(0.0))
         if successor is not None:
-            if self._stopping.is_set():
+            if self._stopping:
                 self._dispose(successor, Release(0.0))
             else:
                 self._submit(successor)

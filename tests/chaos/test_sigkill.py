@@ -91,7 +91,7 @@ def account(scene: Scene, ids: list[str], kills: int) -> str:
     again = sum(starts.values()) - len(ids)
     whole = sum(ends.values()) - len(ids)
     report = f"{len(ids)} tasks, {kills} kills: none lost; {again} started again, {whole} of them after they had ended"
-    print(report)  # noqa: T201  shown by pytest -s, and when the test fails
+    print(report)  # shown by pytest -s, and when the test fails
     return report
 
 

@@ -32,7 +32,18 @@ MAX_PAUSE: Final = 30.0
 class Child:
     """One process, and what it is doing."""
 
-    __slots__ = ("deadline", "done", "gone", "hard", "job", "leaving", "pipe", "process", "ready", "timed_out")
+    __slots__ = (
+        "deadline",
+        "done",
+        "gone",
+        "hard",
+        "job",
+        "leaving",
+        "pipe",
+        "process",
+        "ready",
+        "timed_out",
+    )
 
     def __init__(self, process: Any, pipe: Connection) -> None:
         self.process = process

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cloudq.plugins import load_object
 from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut
 from cloudq.pools.interrupt import HardLimit, Limits, ThreadWatch
-from cloudq.plugins import load_object
 
 logger = logging.getLogger("cloudq.pools")
 

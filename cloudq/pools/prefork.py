@@ -93,6 +93,7 @@ class PreforkPool:
         self._respawn_at: float | None = None
         self._stopping = False
         self._deadline = float("inf")
+        self._killed = False
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         # Held open by us alone: when we die, every child reads the end of it.
@@ -215,12 +216,25 @@ class PreforkPool:
                 self._enforce()
         except Exception:
             logger.exception("the prefork supervisor failed")
-            with self._lock:
-                for each in list(self._children):
-                    each.kill()
+            self._give_up()
         finally:
             self._lifeline_write.close()
             self._ended.set()
+
+    def _give_up(self) -> None:
+        """Every job still gets its end."""
+        with self._lock:
+            self._stopping = True
+            ends: list[tuple[Callable[[End], None], End]] = [(done, Returned()) for _, done in self._waiting]
+            self._waiting.clear()
+            for each in list(self._children):
+                each.kill()
+                if each.done is not None:
+                    ends.append((each.done, Died("its pool failed")))
+                    each.done = None
+                self._forget(each)
+        for done, end in ends:
+            done(end)
 
     def _finished(self) -> bool:
         with self._lock:
@@ -229,7 +243,7 @@ class PreforkPool:
     def _timeout(self) -> float | None:
         with self._lock:
             times = [each.deadline for each in self._children if each.deadline is not None]
-            if self._stopping:
+            if self._stopping and not self._killed:
                 times.append(self._deadline)
             if self._respawn_at is not None:
                 times.append(self._respawn_at)
@@ -346,8 +360,8 @@ class PreforkPool:
                 self._respawn_at = None
                 while len(self._children) < self._size:
                     self._spawn()
-            if self._stopping and now >= self._deadline:
-                self._deadline = float("inf")
+            if self._stopping and not self._killed and now >= self._deadline:
+                self._killed = True
                 for each in self._children:
                     each.kill()
 

@@ -193,7 +193,8 @@ class PoolContract:
             pytest.skip("nothing waits: submit runs the job")
         running, waiting = Ends(), Ends()
         for _ in range(2):
-            pool.submit(("sleep", 0.4), running)
+            pool.submit(("sleep", 0.5), running)
+        time.sleep(0.1)  # both have begun
         for _ in range(5):
             pool.submit(("echo", 1), waiting)
 

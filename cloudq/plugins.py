@@ -34,6 +34,7 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "solo": "cloudq.pools.solo:SoloPool",
         "threads": "cloudq.pools.threads:ThreadsPool",
         "prefork": "cloudq.pools.prefork:PreforkPool",
+        "asyncio": "cloudq.pools.asyncio:AsyncioPool",
     },
     "serializers": {
         "json": "cloudq.serializers.json:JsonSerializer",

@@ -153,9 +153,8 @@ _NOT_HERE: dict[str, str] = {
 
 
 def _type_name(wanted: Any) -> str:
-    return (
-        getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")
-    )  # type: ignore[return-value]
+    name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
+    return name.replace("typing.", "")
 
 
 def check(name: str, value: Any, *, text: bool = False) -> Any:

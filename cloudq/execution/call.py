@@ -10,8 +10,9 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
 
 from cloudq import aio, states
 from cloudq.context import Request, running
@@ -90,7 +91,7 @@ async def acall(
             watch.begin(soft, hard)
             try:
                 target.before_start(request.id or "", args, kwargs)
-                value = await _on_loop(target.entry, args, kwargs)
+                value = await _on_loop(target.entry, args, kwargs, watch)
             finally:
                 watch.end()
         except (Exception, SystemExit) as error:
@@ -101,12 +102,41 @@ async def acall(
     return outcome
 
 
-async def _on_loop(entry: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(entry):
-        coroutine: Coroutine[Any, Any, Any] = entry(*args, **kwargs)
-        return await coroutine
-    value = await aio.to_thread(entry, *args, **kwargs)
-    return await value if inspect.iscoroutine(value) else value
+async def _on_loop(
+    entry: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
+) -> Any:
+    take = getattr(watch, "take", None)
+    value = entry(*args, **kwargs) if inspect.iscoroutinefunction(entry) else await _user_code.run(entry, *args, **kwargs)
+    if not inspect.iscoroutine(value):
+        return value
+    return await (value if take is None else Interruptible(value, take))
+
+
+#: Plain functions that an asyncio pool runs: threads of their own, so that they never starve what settles.
+_user_code: Final = aio.ThreadBridge(100, "cloudq-task")
+
+
+class Interruptible:
+    """Awaits a coroutine; a cancellation that ``take()`` explains reaches it as that exception instead."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], take: Callable[[], BaseException | None]) -> None:
+        self._coroutine = coroutine
+        self._take = take
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        resume: Callable[[], Any] = partial(self._coroutine.send, None)
+        while True:
+            try:
+                awaited = resume()
+            except StopIteration as stop:
+                return stop.value
+            try:
+                yield awaited
+            except BaseException as error:
+                meant = self._take() if isinstance(error, asyncio.CancelledError) else None
+                resume = partial(self._coroutine.throw, meant if meant is not None else error)
+            else:
+                resume = partial(self._coroutine.send, None)
 
 
 def judge(target: Target, request: Request, error: BaseException, runtime: float = 0.0) -> Outcome:

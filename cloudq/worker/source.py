@@ -46,7 +46,9 @@ class Source:
         self._broker = broker
         self._credit = credit
         self._deliver = deliver
-        self._wait = wait if broker.capabilities.reach == "cloud" else min(wait, NEAR_WAIT)
+        #: Polls go no further than this machine.
+        self.near = broker.capabilities.reach != "cloud"
+        self._wait = min(wait, NEAR_WAIT) if self.near else wait
         self._invisible = invisible
         self._share = max(1, share)
         self._stopping = threading.Event()

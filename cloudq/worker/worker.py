@@ -23,11 +23,12 @@ from cloudq.worker.credit import Credit
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.runner import WorkerRunner, spec
-from cloudq.worker.source import Source
+from cloudq.worker.source import NEAR_WAIT, Source
 
 logger = logging.getLogger("cloudq.worker")
 
-#: Seconds that a stopping worker waits for a long poll in flight, so that it brings nothing after us.
+#: Seconds that a stopping worker waits for long polls in flight: what they bring (perhaps just what we gave
+#: back) is given back too; after us it would be held until its visibility timeout.
 POLL_GRACE = 1.0
 
 
@@ -181,6 +182,7 @@ class Worker:
         self._stops.get()
         rest: float | None = None
         if self.pool_name == "solo":
+            self._stop_polls()
             self._empty_inbox()
             self._inbox.put(None)
             rest = max(0.0, (self._deadline or 0.0) - time.monotonic())
@@ -196,9 +198,7 @@ class Worker:
         self.app.hooks.fire("worker_stopping", worker=self, signal=self._why)
         running = len(self.running)
         logger.info("stopping (%s): no new messages; %d in hand", self._why, running)
-        for source in self.sources:
-            source.stop()
-        self.credit.close()
+        self._stop_polls()
         for delivery in self._groups.clear():
             self._dispose(delivery, Release(0.0))
         self._empty_inbox()
@@ -206,7 +206,7 @@ class Worker:
         grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
         self.pool.stop(0.0 if self._cold else grace)
         for source in self.sources:
-            source.join(0.0 if self._cold else POLL_GRACE / len(self.sources))
+            source.join(POLL_GRACE / len(self.sources))
         self.lifecycle.hurry()
         for judge in list(self._judges):
             judge.join(0.0 if self._cold else 2.0)
@@ -222,6 +222,15 @@ class Worker:
             logger.warning("%d running tasks were cut short; they will be delivered again", self._cut_short)
         logger.info("stopped")
         return 3 if self._cut_short else 0
+
+    def _stop_polls(self) -> None:
+        """No new polls; those in flight end first where they end soon, or they would take what we give back."""
+        for source in self.sources:
+            source.stop()
+        self.credit.close()
+        for source in self.sources:
+            if source.near:
+                source.join(2 * NEAR_WAIT)
 
     # --- a delivery's way through the worker ------------------------------------------------------
 

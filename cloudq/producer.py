@@ -228,9 +228,9 @@ class Producer:
                 failures.update({positions[i]: e for i, e in error.failures.items()})
             except ServiceUnavailable as error:
                 again = positions
-                failures.update({position: error for position in positions})
+                failures.update(dict.fromkeys(positions, error))
             except OperationalError as error:
-                failures.update({position: error for position in positions})
+                failures.update(dict.fromkeys(positions, error))
                 return
             else:
                 sent.update(zip(positions, found, strict=True))

@@ -339,16 +339,14 @@ def _is_plain(value: Any) -> bool:
 
 def reference() -> list[tuple[str, str, str, str, str]]:
     """(name, type, default, unit, meaning) of every setting, for the documentation."""
-    rows = []
     defaults = Settings()
-    for each in dataclasses.fields(Settings):
-        rows.append(
-            (
-                each.name,
-                _type_name(_TYPES[each.name]),
-                repr(getattr(defaults, each.name)),
-                each.metadata["unit"],
-                each.metadata["doc"],
-            )
+    return [
+        (
+            each.name,
+            _type_name(_TYPES[each.name]),
+            repr(getattr(defaults, each.name)),
+            each.metadata["unit"],
+            each.metadata["doc"],
         )
-    return rows
+        for each in dataclasses.fields(Settings)
+    ]

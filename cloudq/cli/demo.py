@@ -38,19 +38,21 @@ def demo(
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1)] = 8,
 ) -> None:
     """Send tasks to a real worker process and show what comes back."""
-    with one_line_errors(), tempfile.TemporaryDirectory(prefix="cloudq-demo-") as folder:
-        with _place(folder, aws_local, engine) as environment:
-            os.environ.update(environment)
-            from cloudq.demo.tasks import app  # reads the environment that was just set
+    with (
+        one_line_errors(),
+        tempfile.TemporaryDirectory(prefix="cloudq-demo-") as folder,
+        _place(folder, aws_local, engine) as environment,
+    ):
+        os.environ.update(environment)
+        from cloudq.demo.tasks import app  # reads the environment that was just set
 
-            if aws_local:
-                furnish(app, [QUEUE])
-            out.print(
-                f"broker   {app.broker.url}\nresults  {app.backend.url if app.backend else ''}", markup=False
-            )
-            with _worker(Path(folder), pool, concurrency) as log:
-                code = _show(app, tasks, log)
-            app.close()
+        if aws_local:
+            furnish(app, [QUEUE])
+        out.print(f"broker   {app.broker.url}", markup=False, soft_wrap=True)
+        out.print(f"results  {app.backend.url if app.backend else ''}", markup=False, soft_wrap=True)
+        with _worker(Path(folder), pool, concurrency) as log:
+            code = _show(app, tasks, log)
+        app.close()
     raise typer.Exit(code)
 
 
@@ -156,7 +158,7 @@ def _print_failure(failing: AsyncResult[Any]) -> None:
     error = failing.result
     out.print(f"  {type(error).__name__}: {error}", style="red", markup=False)
     for line in (failing.traceback or "").rstrip().splitlines():
-        out.print(f"    {line}", style="dim", markup=False)
+        out.print(f"    {line}", style="dim", markup=False, soft_wrap=True)
 
 
 def _print_retries(retried: list[AsyncResult[Any]]) -> None:

@@ -57,7 +57,7 @@ def environment_for(url: str) -> dict[str, str]:
         "CLOUDQ_BROKER_URL": f"sqs://?region={REGION}&endpoint_url={url}",
         "CLOUDQ_RESULT_BACKEND": f"dynamodb://{TABLE}?region={REGION}&endpoint_url={url}",
         "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",  # noqa: S105  what every emulator takes
+        "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": REGION,
     }
 

@@ -72,7 +72,7 @@ def call(
                     value = aio.run(value)
             finally:
                 watch.end()
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it does
             outcome = judge(target, request, error, time.perf_counter() - started)
         else:
             outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
@@ -94,7 +94,7 @@ async def acall(
                 value = await _on_loop(target.entry, args, kwargs, watch)
             finally:
                 watch.end()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it does
             outcome = judge(target, request, error, time.perf_counter() - started)
         else:
             outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
@@ -106,7 +106,11 @@ async def _on_loop(
     entry: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
 ) -> Any:
     take = getattr(watch, "take", None)
-    value = entry(*args, **kwargs) if inspect.iscoroutinefunction(entry) else await _user_code.run(entry, *args, **kwargs)
+    value = (
+        entry(*args, **kwargs)
+        if inspect.iscoroutinefunction(entry)
+        else await _user_code.run(entry, *args, **kwargs)
+    )
     if not inspect.iscoroutine(value):
         return value
     return await (value if take is None else Interruptible(value, take))
@@ -132,7 +136,7 @@ class Interruptible:
                 return stop.value
             try:
                 yield awaited
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  all of it is passed on
                 meant = self._take() if isinstance(error, asyncio.CancelledError) else None
                 resume = partial(self._coroutine.throw, meant if meant is not None else error)
             else:

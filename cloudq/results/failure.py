@@ -6,6 +6,7 @@ imports code because a document says so. What cannot be rebuilt becomes a Remote
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from cloudq.errors import RemoteError, SerializationError
 
 Pack = Callable[[Any], Any]
+
+logger = logging.getLogger("cloudq.results")
 
 
 def to_plain(error: BaseException, pack: Pack) -> dict[str, Any]:
@@ -41,11 +44,9 @@ def from_plain(plain: Mapping[str, Any], unpack: Pack) -> BaseException:
         kind = getattr(kind, part, None)
     if isinstance(kind, type) and issubclass(kind, Exception | SystemExit) and "args" in plain:
         try:
-            error = kind(*unpack(plain["args"]))
-        except Exception:  # noqa: BLE001  the class's own constructor may raise anything
-            pass
-        else:
-            return error
+            return kind(*unpack(plain["args"]))
+        except Exception as error:  # noqa: BLE001  the class's own constructor may raise anything
+            logger.debug("%s.%s cannot be rebuilt: %r", module, name, error)
     return RemoteError(f"{module}.{name}" if module else name, message)
 
 

@@ -31,7 +31,7 @@ class YamlSerializer:
         if b"&" in data and b"*" in data and data.count(b"*") > 1000:
             raise DecodeError("YAML with more than a thousand aliases is not read")
         try:
-            plain = self._yaml.load(data, Loader=self._loader)  # noqa: S506  a safe loader, see above
+            plain = self._yaml.load(data, Loader=self._loader)
         except (self._yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
             raise DecodeError(f"not YAML: {error}") from error
         return tagged.from_plain(plain)

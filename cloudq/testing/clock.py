@@ -67,5 +67,3 @@ class JumpingClock(ManualClock):
             return super().wait(condition, timeout)
         self._now += timeout
         return False
-
-

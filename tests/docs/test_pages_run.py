@@ -44,7 +44,13 @@ def worker(tmp_path: Path) -> Iterator[object]:
 def run(code: str, folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CLOUDQ_")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -71,5 +77,7 @@ def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text("utf-8") + (ROOT / "docs" / "quickstart.md").read_text("utf-8")
     named = set(re.findall(r"cloudq (worker|call|result|queues|dlq|local|demo|doctor)\b", text))
     named |= set(re.search(r"\| Commands \| `([a-z ]+)`", text)[1].split())  # type: ignore[index]
-    shown = subprocess.run([sys.executable, "-m", "cloudq", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "cloudq", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert all(re.search(rf"\b{each}\b", shown) for each in named)

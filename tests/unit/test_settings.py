@@ -127,7 +127,11 @@ def test_later_places_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("CLOUDQ_TASK_TIME_LIMIT", "2")
     app = CloudQ("x", task_time_limit=3)
 
-    assert (app.conf.task_serializer, app.conf.task_default_queue, app.conf.task_time_limit) == ("msgpack", "e", 3.0)
+    assert (app.conf.task_serializer, app.conf.task_default_queue, app.conf.task_time_limit) == (
+        "msgpack",
+        "e",
+        3.0,
+    )
 
 
 def test_a_url_cannot_change_once_it_is_open() -> None:

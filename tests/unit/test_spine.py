@@ -90,7 +90,12 @@ def test_delay_runs_in_the_worker_and_the_result_comes_back(bench: Bench) -> Non
 
     assert bench.step() == [Ack()]
 
-    assert (result.state, result.ready(), result.successful(), result.get(timeout=1)) == ("SUCCESS", True, True, 8)
+    assert (result.state, result.ready(), result.successful(), result.get(timeout=1)) == (
+        "SUCCESS",
+        True,
+        True,
+        8,
+    )
     assert result.date_done == datetime.fromtimestamp(bench.clock.time(), UTC)
     assert bench.app.broker.depth("cloudq").total == 0
 
@@ -127,7 +132,12 @@ def test_the_message_is_wire_format_v1(bench: Bench) -> None:
 def test_send_task_needs_no_code(bench: Bench) -> None:
     result = bench.app.send_task("elsewhere.add", args=[1], kwargs={"y": 2}, queue="fast")
 
-    assert bench.body("fast") | {"id": result.id, "task": "elsewhere.add", "args": [1], "kwargs": {"y": 2}} == bench.body("fast")
+    assert bench.body("fast") | {
+        "id": result.id,
+        "task": "elsewhere.add",
+        "args": [1],
+        "kwargs": {"y": 2},
+    } == bench.body("fast")
 
 
 def test_routes_and_queues(bench: Bench) -> None:
@@ -255,7 +265,9 @@ def test_retries_end_with_the_error_or_with_max_retries_exceeded(bench: Bench) -
 
 
 def test_autoretry_backs_off(bench: Bench) -> None:
-    @bench.app.task(name="auto", autoretry_for=(ConnectionError,), retry_backoff=2, retry_jitter=False, max_retries=3)
+    @bench.app.task(
+        name="auto", autoretry_for=(ConnectionError,), retry_backoff=2, retry_jitter=False, max_retries=3
+    )
     def auto() -> None:
         bench.ran.append(bench.clock.time())
         raise ConnectionError
@@ -509,7 +521,10 @@ def test_children_know_their_parent_and_root(bench: Bench) -> None:
         ('{"task": "nope"}', "unknown_task"),
         ('{"task": "add", "args": [1]}', "invalid_arguments"),
         ('{"task": "add", "args": [1, 2], "v": 99}', "unsupported_version"),
-        ('{"task": "add", "content": {"type": "application/x-yaml", "encoding": "base64", "data": ""}}', "content_disallowed"),
+        (
+            '{"task": "add", "content": {"type": "application/x-yaml", "encoding": "base64", "data": ""}}',
+            "content_disallowed",
+        ),
     ],
 )
 def test_a_message_that_must_not_run_is_buried_with_the_reason(bench: Bench, body: str, reason: str) -> None:

@@ -60,7 +60,19 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_backoff_doubles_up_to_the_maximum() -> None:
-    assert [exponential_delay(1, n, 600, False) for n in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600]
+    assert [exponential_delay(1, n, 600, False) for n in range(11)] == [
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        600,
+    ]
     assert exponential_delay(1, 10**9, 600, False) == 600
     assert 0 <= exponential_delay(1, 5, 600, True) <= 32
     policy = RetryPolicy(backoff=3, jitter=False)
@@ -96,7 +108,13 @@ def test_every_error_survives_pickling() -> None:
 
 
 def test_final_states_are_final() -> None:
-    assert {s for s in states.ALL_STATES if states.is_final(s)} == {"SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED"}
+    assert {s for s in states.ALL_STATES if states.is_final(s)} == {
+        "SUCCESS",
+        "FAILURE",
+        "REVOKED",
+        "REJECTED",
+        "IGNORED",
+    }
 
 
 # --- the loader ------------------------------------------------------------------------------------
@@ -151,7 +169,11 @@ def test_included_modules_are_imported(folder: Path) -> None:
 
 
 def test_autodiscover_imports_tasks_modules_and_shows_their_errors(folder: Path) -> None:
-    for package, text in (("disc_one", "found = 1\n"), ("disc_two", "import no_such_dependency\n"), ("disc_none", None)):
+    for package, text in (
+        ("disc_one", "found = 1\n"),
+        ("disc_two", "import no_such_dependency\n"),
+        ("disc_none", None),
+    ):
         (folder / package).mkdir()
         (folder / package / "__init__.py").write_text("")
         if text:

@@ -82,7 +82,9 @@ class BackendContract:
 
         found = backend.read_many([key(f"k{n}") for n in range(30)])
 
-        assert {k: e.value for k, e in found.items()} == {key(f"k{n}"): str(n).encode() for n in range(0, 30, 2)}
+        assert {k: e.value for k, e in found.items()} == {
+            key(f"k{n}"): str(n).encode() for n in range(0, 30, 2)
+        }
         assert found[key("k0")] == backend.read(key("k0"))
 
     def test_read_many_of_more_than_one_batch(self, backend: Any, key: Callable[[str], str]) -> None:
@@ -184,7 +186,11 @@ class BackendContract:
     # --- expiry -------------------------------------------------------------------------------
 
     def test_an_expired_entry_counts_as_absent(
-        self, backend: Any, key: Callable[[str], str], now: Callable[[], float], advance: Callable[[float], None]
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
     ) -> None:
         version = backend.write(key("a"), b"1", expires_at=now() + 1.0)
         assert backend.read(key("a")).expires_at == pytest.approx(now() + 1.0, abs=1.0)
@@ -199,7 +205,11 @@ class BackendContract:
         assert backend.read(key("a")).value == b"3"
 
     def test_an_expired_entry_is_taken_over_by_one(
-        self, backend: Any, key: Callable[[str], str], now: Callable[[], float], advance: Callable[[float], None]
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
     ) -> None:
         backend.write(key("lease"), b"old", expires_at=now() + 0.5)
         advance(1.2)
@@ -216,7 +226,11 @@ class BackendContract:
         assert len(winners) == 1
 
     def test_a_write_without_expiry_takes_the_expiry_away(
-        self, backend: Any, key: Callable[[str], str], now: Callable[[], float], advance: Callable[[float], None]
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
     ) -> None:
         backend.write(key("a"), b"1", expires_at=now() + 0.5)
         backend.write(key("a"), b"2")
@@ -241,7 +255,11 @@ class BackendContract:
             assert len(list(backend.keys(key("s") + "/"))) == n + 1
 
     def test_keys_hides_expired_entries(
-        self, backend: Any, key: Callable[[str], str], now: Callable[[], float], advance: Callable[[float], None]
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
     ) -> None:
         if not self.keys_hide_expired:
             pytest.skip("this store may still list expired keys; reading them gives nothing")
@@ -260,7 +278,22 @@ class BackendContract:
 
     @pytest.mark.parametrize(
         "name",
-        ["with space", "per%cent", "pl+us", "ha#sh", "que?stion", "ümläut-𝄞", "a.b", "..c", "c..", "~", "a=b&c", "Q\"'`", "<x>", "100%25"],
+        [
+            "with space",
+            "per%cent",
+            "pl+us",
+            "ha#sh",
+            "que?stion",
+            "ümläut-𝄞",
+            "a.b",
+            "..c",
+            "c..",
+            "~",
+            "a=b&c",
+            "Q\"'`",
+            "<x>",
+            "100%25",
+        ],
     )
     def test_awkward_keys(self, backend: Any, key: Callable[[str], str], name: str) -> None:
         backend.write(key(f"w/{name}"), name.encode(), ABSENT)
@@ -329,7 +362,7 @@ def _together(do: Callable[[int], None], count: int) -> None:
         gate.wait()
         try:
             do(n)
-        except BaseException as error:  # noqa: BLE001  shown to the test below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
@@ -339,4 +372,3 @@ def _together(do: Callable[[int], None], count: int) -> None:
         each.join()
     if errors:
         raise errors[0]
-

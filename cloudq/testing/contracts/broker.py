@@ -57,7 +57,9 @@ class BrokerContract:
         broker.create_queue(QueueSpec(name, **spec))
         return name
 
-    def take(self, broker: Any, queue: str, count: int = 1, invisible: float = 30.0, wait: float = 2.0) -> list[Delivery]:
+    def take(
+        self, broker: Any, queue: str, count: int = 1, invisible: float = 30.0, wait: float = 2.0
+    ) -> list[Delivery]:
         """Receive until ``count`` messages are there."""
         found: list[Delivery] = []
         for _ in range(20):
@@ -159,7 +161,9 @@ class BrokerContract:
 
     # --- time ---------------------------------------------------------------------------------
 
-    def test_a_delayed_message_is_not_early(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_a_delayed_message_is_not_early(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message("later", delay=self.short)])
         assert broker.receive(queue, 10, 0.0, 30.0) == []
 
@@ -167,7 +171,9 @@ class BrokerContract:
 
         assert [each.body for each in self.take(broker, queue)] == ["later"]
 
-    def test_an_unsettled_message_comes_again(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_an_unsettled_message_comes_again(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message("m")])
         [first] = self.take(broker, queue, invisible=self.short)
         assert broker.receive(queue, 10, 0.0, 30.0) == []
@@ -180,7 +186,9 @@ class BrokerContract:
         assert second.receipt != first.receipt
         assert second.first_received_at == pytest.approx(first.first_received_at, abs=0.01)
 
-    def test_an_extended_message_stays_away(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_an_extended_message_stays_away(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message("m")])
         [got] = self.take(broker, queue, invisible=self.short)
 
@@ -197,7 +205,9 @@ class BrokerContract:
 
         assert [each.receive_count for each in self.take(broker, queue)] == [2]
 
-    def test_a_release_with_delay_waits(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_a_release_with_delay_waits(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message("m")])
         [got] = self.take(broker, queue)
 
@@ -209,7 +219,9 @@ class BrokerContract:
 
     # --- settling -----------------------------------------------------------------------------
 
-    def test_an_acknowledged_message_is_gone(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_an_acknowledged_message_is_gone(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message(f"m{n}") for n in range(12)])
         got = self.take(broker, queue, 12, invisible=self.short)
 
@@ -218,7 +230,9 @@ class BrokerContract:
         advance(self.short + 0.2)
         assert broker.receive(queue, 10, 0.0, 30.0) == []
 
-    def test_a_stale_receipt_extends_nothing(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_a_stale_receipt_extends_nothing(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         if not self.knows_stale_receipts:
             pytest.skip("this service accepts stale receipts")
         broker.send(queue, [Message("m")])
@@ -250,7 +264,9 @@ class BrokerContract:
         [letter] = self.take(broker, dead)
         assert (letter.body, letter.message_id) == ("poison", message_id)
 
-    def test_a_buried_message_says_why(self, broker: Any, queue: str, advance: Callable[[float], None]) -> None:
+    def test_a_buried_message_says_why(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
         broker.send(queue, [Message("junk", attributes={"mine": "1"})])
         [got] = self.take(broker, queue, invisible=self.short)
 
@@ -320,7 +336,12 @@ class BrokerContract:
 
         info = broker.describe(queue)
 
-        assert (info.name, info.fifo, info.visibility_timeout, info.max_receive_count) == (queue, False, 45.0, 7)
+        assert (info.name, info.fifo, info.visibility_timeout, info.max_receive_count) == (
+            queue,
+            False,
+            45.0,
+            7,
+        )
         assert info.dead_letter_queue
 
     def test_depth_counts_ready_held_and_delayed(self, broker: Any, queue: str) -> None:

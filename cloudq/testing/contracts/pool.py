@@ -26,7 +26,9 @@ class ToyRunner:
             return self._limited(watch, *rest)
         return getattr(self, "do_" + kind)(*rest)
 
-    def _limited(self, watch: Watch, seconds: float, soft: float | None, hard: float | None, stubborn: bool) -> Any:
+    def _limited(
+        self, watch: Watch, seconds: float, soft: float | None, hard: float | None, stubborn: bool
+    ) -> Any:
         try:
             watch.begin(soft, hard)
             try:

@@ -9,41 +9,45 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
-from cloudq import aio, states
-from cloudq.backends.base import ResultBackend
-from cloudq.backends.open import open_backend
-from cloudq.brokers.base import Broker
-from cloudq.brokers.open import open_broker
+from cloudq import states
 from cloudq.canvas.signature import Signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import current
 from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.hooks import Hooks
 from cloudq.options import CallOptions, TaskOptions
-from cloudq.producer import Outgoing, Producer
 from cloudq.registry import Registry
 from cloudq.results.handle import AsyncResult, EagerResult
-from cloudq.results.poller import Poller
-from cloudq.results.record import Record
-from cloudq.results.store import ResultStore
-from cloudq.runtime.inline import Inline
-from cloudq.runtime.lifecycle import Lifecycle
-from cloudq.runtime.patience import Patience
-from cloudq.runtime.settle import Settler
-from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 from cloudq.task import AsyncTask, Task
+
+if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
+    from cloudq.backends.base import ResultBackend
+    from cloudq.brokers.base import Broker
+    from cloudq.producer import Outgoing, Producer
+    from cloudq.results.poller import Poller
+    from cloudq.results.record import Record
+    from cloudq.results.store import ResultStore
+    from cloudq.runtime.lifecycle import Lifecycle
+    from cloudq.serializers.codec import Codec
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-#: One file for both, when nobody says otherwise: real across processes, for one machine.
-EMBEDDED = "sqlite:///.cloudq/cloudq.db"
 
 #: The class, whose name the method AsyncResult takes inside CloudQ.
 Handle: TypeAlias = AsyncResult[Any]
@@ -141,7 +145,7 @@ class CloudQ:
             main = sys.modules["__main__"]
             spec = getattr(main, "__spec__", None)
             file = getattr(main, "__file__", None)
-            module = spec.name if spec is not None else Path(file).stem if file else self.main
+            module = spec.name if spec is not None else _stem(file) if file else self.main
         return f"{module}.{function.__qualname__.replace('<locals>.', '')}"
 
     def autodiscover_tasks(self, packages: Iterable[str], related_name: str = "tasks") -> None:
@@ -172,6 +176,8 @@ class CloudQ:
         self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Handle:
         """Asyncio twin of ``send_task``."""
+        from cloudq import aio
+
         return await aio.to_thread(self.send_task, name, args, kwargs, **options)
 
     def send_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[Handle]:
@@ -208,6 +214,8 @@ class CloudQ:
         self, signatures: Iterable[Signature], **options: Unpack[CallOptions]
     ) -> list[Handle]:
         """Asyncio twin of ``send_many``."""
+        from cloudq import aio
+
         return await aio.to_thread(lambda: self.send_many(signatures, **options))
 
     def apply_task(
@@ -215,7 +223,10 @@ class CloudQ:
     ) -> EagerResult[Any]:
         """Run a call here and now, through the lifecycle of a worker, links and retries included."""
         options.pop("add_to_parent", None)
-        inline = Inline(self.tasks, self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
+        from cloudq import assembly
+
+        parts = (self.tasks, self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
+        inline = assembly.inline_of(*parts)
         try:
             record = inline.apply(name, args, kwargs, options)
         finally:
@@ -279,15 +290,18 @@ class CloudQ:
         """Record a custom state of an unfinished task. States only move forward."""
         if states.is_final(state):
             raise ValueError(f"update_state is for unfinished tasks; {state} is a final state")
+        from cloudq.results.record import Record
+
         if self.store is not None:
             self.store.progress(Record(task_id, state, meta, retries=retries))
 
     @property
     def poller(self) -> Poller:
         """What every ``get()`` of this process waits with."""
+        from cloudq import assembly
+
         store = self._need_store()
-        batch = min(100, max(1, store.backend.capabilities.batch_read))
-        return self._opened.get("poller", lambda: Poller(store.read_many, batch))
+        return self._opened.get("poller", lambda: assembly.poller_of(store))
 
     def _need_store(self) -> ResultStore:
         if self.store is None:
@@ -319,33 +333,28 @@ class CloudQ:
     @property
     def producer(self) -> Producer:
         """What publishes."""
-        return self._opened.get(
-            "producer",
-            lambda: Producer(
-                lambda: self.broker, self.codec, self.conf, self.hooks, self._task_defaults, self.clock
-            ),
-        )
+        return self._opened.get("producer", self._make_producer)
 
     def lifecycle(self, hostname: str) -> Lifecycle:
         """What runs deliveries: for drivers (worker, Lambda). One per process is enough."""
-        patience = Patience(self.conf.worker_settle_timeout, self.clock)
-        settler = Settler(self.store, self.producer, self.conf, self.hooks, self.clock, hostname, patience)
-        return Lifecycle(
+        from cloudq import assembly
+
+        return assembly.lifecycle_of(
             registry=self.tasks,
             codec=self.codec,
             store=self.store,
+            producer=self.producer,
             broker=lambda: self.broker,
-            settler=settler,
             conf=self.conf,
             hooks=self.hooks,
             clock=self.clock,
             hostname=hostname,
-            patience=patience,
         )
 
     def close(self) -> None:
         """Give back connections. The app may be used again and then opens new ones."""
         self._opened.close()
+        self.conf.unseal()
 
     def __enter__(self) -> CloudQ:
         return self
@@ -356,53 +365,30 @@ class CloudQ:
         self.close()
 
     def _open_broker(self) -> Broker:
-        if self._given_broker is not None:
-            return self._given_broker
-        url = self.conf.broker_url or self._embedded(
-            "broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1"
-        )
-        self.conf.seal("broker_url", "the broker is open already; close the app first")
-        return open_broker(url, self.clock)
+        from cloudq import assembly
+
+        return self._given_broker or assembly.broker_of(self.conf, self.clock)
 
     def _open_backend(self) -> ResultBackend | None:
-        if self._given_backend is not None:
-            return self._given_backend
-        url = self.conf.result_backend
-        if url is not None and url.startswith("disabled://"):
-            return None
-        url = url or self._embedded("result_backend", "CLOUDQ_RESULT_BACKEND", "dynamodb://cloudq-results")
-        self.conf.seal("result_backend", "the results store is open already; close the app first")
-        return open_backend(url, self.clock)
+        from cloudq import assembly
 
-    def _embedded(self, setting: str, variable: str, example: str) -> str:
-        if self.conf.env == "production" or "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
-            where = "in production" if self.conf.env == "production" else "inside Lambda"
-            raise ImproperlyConfigured(
-                f"{setting} is not set, and there is no default {where}: set {variable}, for example to {example}"
-            )
-        return EMBEDDED
+        return self._given_backend or assembly.backend_of(self.conf, self.clock)
 
     def _open_store(self) -> ResultStore | None:
-        backend = self.backend
-        if backend is None:
-            return None
-        codec = self.codec
-        return ResultStore(
-            backend, codec.pack, codec.unpack, expires=self.conf.result_expires, clock=self.clock
-        )
+        from cloudq import assembly
+
+        return assembly.store_of(self.backend, self.codec, self.conf, self.clock)
 
     def _make_codec(self) -> Codec:
-        conf = self.conf
-        return Codec(
-            serializer=conf.task_serializer,
-            result_serializer=conf.result_serializer,
-            accept_content=tuple(conf.accept_content),
-            compression=conf.task_compression,
-            compression_threshold=conf.task_compression_threshold,
-            keys=conf.security_keys,
-            security_required=conf.security_required,
-            clock=self.clock,
-        )
+        from cloudq import assembly
+
+        return assembly.codec_of(self.conf, self.clock)
+
+    def _make_producer(self) -> Producer:
+        from cloudq import assembly
+
+        parts = (self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
+        return assembly.producer_of(lambda: self.broker, *parts)
 
     def __repr__(self) -> str:
         return f"<CloudQ {self.main}>"
@@ -459,3 +445,7 @@ class _BoundDecorator:
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         raise TypeError("never called")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]

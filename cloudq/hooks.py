@@ -6,11 +6,8 @@ What a listener raises is logged and goes no further: nobody's metrics may lose 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final
-
-logger = logging.getLogger("cloudq.hooks")
 
 Listener = Callable[..., Any]
 
@@ -64,4 +61,6 @@ class Hooks:
             try:
                 listener(**data)
             except Exception:
-                logger.exception("a listener of %s failed: %r", point, listener)
+                import logging  # late: only errors need it
+
+                logging.getLogger("cloudq.hooks").exception("a listener of %s failed: %r", point, listener)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
@@ -61,6 +60,8 @@ def check_call_options(options: Iterable[str]) -> None:
 def _hint(name: str, known: Iterable[str]) -> str:
     if name in _NOT_HERE:
         return f": {_NOT_HERE[name]}"
+    import difflib
+
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

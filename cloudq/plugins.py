@@ -8,9 +8,7 @@ a pool is ``factory(size: int)``, a serializer ``factory()``.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from importlib import metadata
 from typing import Any, Final
 
 from cloudq.errors import UnknownScheme
@@ -47,8 +45,7 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
 
 def names(kind: str) -> list[str]:
     """Every known plug-in of a kind, sorted."""
-    installed = (point.name for point in metadata.entry_points(group=f"cloudq.{kind}"))
-    return sorted({*BUILTIN[kind], *installed})
+    return sorted({*BUILTIN[kind], *(point.name for point in _installed(kind))})
 
 
 def load(kind: str, name: str) -> Any:
@@ -56,13 +53,21 @@ def load(kind: str, name: str) -> Any:
     path = BUILTIN[kind].get(name)
     if path is not None:
         return load_object(path)
-    for point in metadata.entry_points(group=f"cloudq.{kind}"):
+    for point in _installed(kind):
         if point.name == name:
             return point.load()
+    import difflib
+
     known = names(kind)
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise UnknownScheme(f"no {kind[:-1]} is called {name!r}{hint} Known: {', '.join(known)}.")
+
+
+def _installed(kind: str) -> Any:
+    from importlib import metadata  # late: 45 ms, and built-in plug-ins do without
+
+    return metadata.entry_points(group=f"cloudq.{kind}")
 
 
 def load_object(path: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +32,8 @@ class Registry:
     def __getitem__(self, name: str) -> Task[..., Any]:
         found = self._tasks.get(name)
         if found is None:
+            import difflib
+
             near = difflib.get_close_matches(name, self._tasks, 1)
             hint = f"; the nearest known is {near[0]!r}" if near else ""
             raise NotRegistered(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +12,7 @@ DEFAULT_MAX_RETRIES: Final = 3
 
 
 def exponential_delay(
-    factor: float, retries: int, maximum: float, jitter: bool, rand: Callable[[], float] = random.random
+    factor: float, retries: int, maximum: float, jitter: bool, rand: Callable[[], float] | None = None
 ) -> float:
     """``factor * 2**retries`` seconds, at most ``maximum``; with ``jitter`` a random share of it.
 
@@ -22,7 +21,7 @@ def exponential_delay(
     # 2**64 is far past any maximum; the bound keeps a runaway counter from overflowing a float.
     delay = min(maximum, factor * float(2 ** min(retries, 64)))
     if jitter:
-        delay *= rand()
+        delay *= (rand or _random)()
     return max(0.0, delay)
 
 
@@ -42,17 +41,23 @@ class RetryPolicy:
         """Should this error lead to a retry without the task asking?"""
         return isinstance(error, self.autoretry_for) and not isinstance(error, self.dont_autoretry_for)
 
-    def delay(self, retries: int, rand: Callable[[], float] = random.random) -> float:
+    def delay(self, retries: int, rand: Callable[[], float] | None = None) -> float:
         """Seconds before try number ``retries + 1``."""
         if self.backoff is None:
             return self.default_delay
         return exponential_delay(self.backoff, retries, self.backoff_max, self.jitter, rand)
 
 
-def backoff(start: float, maximum: float, rand: Callable[[], float] = random.random) -> Iterator[float]:
+def backoff(start: float, maximum: float, rand: Callable[[], float] | None = None) -> Iterator[float]:
     """Endless waits for our own retries: doubling from ``start`` to ``maximum`` seconds, each
     between half and all of its value so that many clients do not come back together."""
     delay = start
     while True:
-        yield delay * (0.5 + 0.5 * rand())
+        yield delay * (0.5 + 0.5 * (rand or _random)())
         delay = min(maximum, delay * 2)
+
+
+def _random() -> float:
+    import random  # late: 5 ms that declaring tasks does not need
+
+    return random.random()

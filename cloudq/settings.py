@@ -9,15 +9,11 @@ type is refused with the nearest right name or the expected type.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_type_hints
-
-import msgspec
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from cloudq.errors import SettingError
 
@@ -29,7 +25,7 @@ def _setting(default: Any, doc: str, unit: str = "") -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass
+@dataclass(repr=False, eq=False)  # each generated method costs a millisecond of every import
 class Settings:
     """The values in force. ``docs/settings.md`` lists them; a test keeps the two alike."""
 
@@ -165,38 +161,61 @@ def check(name: str, value: Any, *, text: bool = False) -> Any:
     if name not in _TYPES:
         raise SettingError(unknown(name))
     wanted = _TYPES[name]
-    if wanted is Any:
-        return msgspec.json.decode(value) if text and isinstance(value, str) and value[:1] in "[{" else value
-    if text and isinstance(value, str):
-        value = _from_text(value, wanted)
-    if isinstance(value, bool) and wanted in (int, float, int | None, float | None):
-        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r}")
-    if isinstance(value, tuple):
-        value = list(value)
     try:
-        return msgspec.convert(value, wanted, strict=not text)
-    except msgspec.ValidationError as error:
-        raise SettingError(
-            f"setting {name}: {_type_name(wanted)} expected, got {value!r} ({error})"
-        ) from None
+        return _as_type(_from_text(value, wanted) if text and isinstance(value, str) else value, wanted)
+    except (TypeError, ValueError):
+        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r}") from None
+
+
+def _as_type(value: Any, wanted: Any) -> Any:
+    """``value`` if it is of that type (an int passes as float, a tuple as list); TypeError otherwise."""
+    if wanted is Any:
+        return value
+    if isinstance(wanted, UnionType):
+        kinds = get_args(wanted)
+        if value is None and type(None) in kinds:
+            return None
+        return _as_type(value, next(each for each in kinds if each is not type(None)))
+    origin = get_origin(wanted)
+    if origin is list and isinstance(value, list | tuple):
+        return [_as_type(each, str) for each in value]
+    if origin is dict and isinstance(value, Mapping):
+        return {_as_type(key, str): _as_type(each, str) for key, each in value.items()}
+    if wanted is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is wanted:
+        return value
+    raise TypeError
 
 
 def _from_text(value: str, wanted: Any) -> Any:
-    if wanted == list[str]:
+    """What a text of the environment means. Raises ValueError."""
+    if isinstance(wanted, UnionType):
+        if value.strip().lower() in ("", "none", "null"):
+            return None
+        return _from_text(value, next(each for each in get_args(wanted) if each is not type(None)))
+    if get_origin(wanted) is list:
         return [part.strip() for part in value.split(",") if part.strip()]
-    if value.strip().lower() in ("", "none", "null") and type(None) in getattr(wanted, "__args__", ()):
-        return None
+    if get_origin(wanted) is dict or (wanted is Any and value[:1] in ("[", "{")):
+        import json
+
+        return json.loads(value)
     if wanted is bool:
-        return {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value.lower())
-    if value[:1] == "{":
-        return msgspec.json.decode(value)
-    return value
+        word = value.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off"):
+            return False
+        raise ValueError
+    return wanted(value) if wanted in (int, float) else value
 
 
 def unknown(name: str) -> str:
     """What to say of a name that is no setting."""
     if name in _NOT_HERE:
         return f"no setting {name!r} in cloudq: {_NOT_HERE[name]}"
+    import difflib  # late: only errors need it
+
     near = difflib.get_close_matches(name.lower(), NAMES, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"no setting is called {name!r}{hint}"
@@ -263,6 +282,10 @@ class Conf:
         """From now on, setting ``name`` to something else is an error."""
         self._sealed[name] = why
 
+    def unseal(self) -> None:
+        """Everything may change again: the app has closed what it had opened."""
+        self._sealed.clear()
+
     def load_environment(self, environ: Mapping[str, str] | None = None) -> None:
         """Take ``CLOUDQ_<NAME>`` variables. Unknown ones are refused unless they belong to the tools."""
         for variable, value in (os.environ if environ is None else environ).items():
@@ -280,25 +303,34 @@ class Conf:
             except SettingError as error:
                 raise SettingError(f"environment variable {variable}: {error}") from None
 
-    def load_pyproject(self, start: Path | None = None) -> Path | None:
-        """Take ``[tool.cloudq]`` of the nearest pyproject.toml at or above ``start``."""
-        here = (start or Path.cwd()).resolve()
-        for folder in (here, *here.parents):
-            path = folder / "pyproject.toml"
-            if not path.is_file():
-                continue
-            try:
-                table = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("cloudq")
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise SettingError(f"{path}: {error}") from None
-            if table is None:
+    def load_pyproject(self, start: str | os.PathLike[str] | None = None) -> str | None:
+        """Take ``[tool.cloudq]`` of the nearest pyproject.toml at or above ``start``; returns its path."""
+        folder = os.path.realpath(start or os.getcwd())
+        while not os.path.isfile(path := os.path.join(folder, "pyproject.toml")):
+            parent = os.path.dirname(folder)
+            if parent == folder:
                 return None
-            try:
-                self.update(table)
-            except SettingError as error:
-                raise SettingError(f"{path} [tool.cloudq]: {error}") from None
-            return path
-        return None
+            folder = parent
+        with open(path, "rb") as file:
+            data = file.read()
+        if b"cloudq" not in data:
+            return None  # spares most projects the import of a TOML parser
+        return path if self._take_toml(data, path) else None
+
+    def _take_toml(self, data: bytes, path: str) -> bool:
+        import tomllib
+
+        try:
+            table = tomllib.loads(data.decode("utf-8")).get("tool", {}).get("cloudq")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingError(f"{path}: {error}") from None
+        if table is None:
+            return False
+        try:
+            self.update(table)
+        except SettingError as error:
+            raise SettingError(f"{path} [tool.cloudq]: {error}") from None
+        return True
 
     def load_object(self, source: Any, namespace: str | None = None) -> None:
         """Take settings from a module, class or mapping.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from cloudq import aio, context, states
+from cloudq import context, states
 from cloudq.errors import CloudQError, TaskError, TimeoutError
-from cloudq.results.poller import Poller
-from cloudq.results.record import Record
+
+if TYPE_CHECKING:  # loaded by the app when it opens its store; asyncio and aio are imported late as well
+    import asyncio
+
+    from cloudq.results.poller import Poller
+    from cloudq.results.record import Record
 
 R = TypeVar("R")
 
@@ -47,6 +50,8 @@ class AsyncResult(Generic[R]):
             return self._record
         record = self._results.read(self.id)
         if record is None:
+            from cloudq.results.record import Record
+
             return Record(self.id, states.PENDING)
         if record.final:
             self._record = record
@@ -135,6 +140,8 @@ class AsyncResult(Generic[R]):
 
     async def aforget(self) -> None:
         """Asyncio twin of ``forget``."""
+        from cloudq import aio
+
         await aio.to_thread(self.forget)
 
     # --- waiting ----------------------------------------------------------------------------
@@ -197,6 +204,8 @@ class AsyncResult(Generic[R]):
         return self._keep(answer[0])
 
     async def _await(self, timeout: float | None) -> Record:
+        import asyncio
+
         if self._record is not None:
             return self._record
         loop = asyncio.get_running_loop()

@@ -80,7 +80,9 @@ class Worker:
     # --- start --------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Look at every queue and at the store once; raises what a user can do something about."""
+        """Look at the pool, every queue and the store once; raises what a user can do something about."""
+        if self.pool is None:
+            self.pool = self._make_pool()
         for name in self.queues:
             self.infos[name] = self.app.broker.describe(name)
         if self.app.backend is not None:
@@ -91,8 +93,8 @@ class Worker:
         self.app.hooks.fire("worker_init", worker=self)
         if not self.infos:
             self.check()
+        assert self.pool is not None
         broker = self.app.broker
-        self.pool = self._make_pool()
         self.lifecycle = self.app.lifecycle(self.hostname)
         self.leases = Leases(broker, self.app.clock, self._lost)
         self.lifecycle.settler.holds = self.leases.holds

@@ -93,7 +93,7 @@ def test_pyproject_of_the_nearest_folder_above_is_read(tmp_path: Path) -> None:
     below.mkdir(parents=True)
     conf = Conf()
 
-    assert conf.load_pyproject(below) == tmp_path / "pyproject.toml"
+    assert conf.load_pyproject(below) == str(tmp_path.resolve() / "pyproject.toml")
     assert conf.task_default_queue == "mine"
 
 

@@ -1,0 +1,136 @@
+"""Putting an app's parts together: broker, store, codec, producer, lifecycle.
+
+Apart from the app so that importing cloudq and declaring tasks stays light: all of this is loaded
+when a process first publishes, waits or works (see ``benchmarks/import_time.py``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cloudq.backends.base import ResultBackend
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import Broker
+from cloudq.brokers.open import open_broker
+from cloudq.clock import Clock
+from cloudq.errors import ImproperlyConfigured
+from cloudq.hooks import Hooks
+from cloudq.producer import Producer
+from cloudq.registry import Registry
+from cloudq.results.poller import Poller
+from cloudq.results.store import ResultStore
+from cloudq.runtime.inline import Inline
+from cloudq.runtime.lifecycle import Lifecycle
+from cloudq.runtime.patience import Patience
+from cloudq.runtime.settle import Settler
+from cloudq.serializers.codec import Codec
+from cloudq.settings import Conf
+
+#: One file for both, when nobody says otherwise: real across processes, for one machine.
+EMBEDDED: Final = "sqlite:///.cloudq/cloudq.db"
+
+Defaults = Callable[[str], Mapping[str, Any]]
+
+
+def broker_of(conf: Conf, clock: Clock) -> Broker:
+    """The broker that the settings name."""
+    url = conf.broker_url or _embedded(conf, "broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1")
+    conf.seal("broker_url", "the broker is open already; close the app first")
+    return open_broker(url, clock)
+
+
+def backend_of(conf: Conf, clock: Clock) -> ResultBackend | None:
+    """The results store that the settings name, or None for ``disabled://``."""
+    url = conf.result_backend
+    if url is not None and url.startswith("disabled://"):
+        return None
+    url = url or _embedded(conf, "result_backend", "CLOUDQ_RESULT_BACKEND", "dynamodb://cloudq-results")
+    conf.seal("result_backend", "the results store is open already; close the app first")
+    return open_backend(url, clock)
+
+
+def _embedded(conf: Conf, setting: str, variable: str, example: str) -> str:
+    if conf.env == "production" or "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        where = "in production" if conf.env == "production" else "inside Lambda"
+        raise ImproperlyConfigured(
+            f"{setting} is not set, and there is no default {where}: set {variable}, for example to {example}"
+        )
+    return EMBEDDED
+
+
+def codec_of(conf: Conf, clock: Clock) -> Codec:
+    """How the settings want messages and results written."""
+    for name in (
+        "task_serializer",
+        "result_serializer",
+        "accept_content",
+        "security_keys",
+        "security_required",
+    ):
+        conf.seal(name, "messages are being written already; close the app first")
+    return Codec(
+        serializer=conf.task_serializer,
+        result_serializer=conf.result_serializer,
+        accept_content=tuple(conf.accept_content),
+        compression=conf.task_compression,
+        compression_threshold=conf.task_compression_threshold,
+        keys=conf.security_keys,
+        security_required=conf.security_required,
+        clock=clock,
+    )
+
+
+def store_of(backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clock) -> ResultStore | None:
+    """Task records on the backend."""
+    if backend is None:
+        return None
+    return ResultStore(backend, codec.pack, codec.unpack, expires=conf.result_expires, clock=clock)
+
+
+def poller_of(store: ResultStore) -> Poller:
+    """What every ``get()`` of a process waits with."""
+    return Poller(store.read_many, min(100, max(1, store.backend.capabilities.batch_read)))
+
+
+def producer_of(
+    broker: Callable[[], Broker], codec: Codec, conf: Conf, hooks: Hooks, defaults: Defaults, clock: Clock
+) -> Producer:
+    """What publishes."""
+    return Producer(broker, codec, conf, hooks, defaults, clock)
+
+
+def lifecycle_of(
+    *,
+    registry: Registry,
+    codec: Codec,
+    store: ResultStore | None,
+    producer: Producer,
+    broker: Callable[[], Broker],
+    conf: Conf,
+    hooks: Hooks,
+    clock: Clock,
+    hostname: str,
+) -> Lifecycle:
+    """What runs deliveries."""
+    patience = Patience(conf.worker_settle_timeout, clock)
+    return Lifecycle(
+        registry=registry,
+        codec=codec,
+        store=store,
+        broker=broker,
+        settler=Settler(store, producer, conf, hooks, clock, hostname, patience),
+        conf=conf,
+        hooks=hooks,
+        clock=clock,
+        hostname=hostname,
+        patience=patience,
+    )
+
+
+def inline_of(
+    registry: Registry, codec: Codec, conf: Conf, hooks: Hooks, defaults: Defaults, clock: Clock
+) -> Inline:
+    """What runs calls here and now."""
+    return Inline(registry, codec, conf, hooks, defaults, clock)

@@ -110,6 +110,8 @@ class Settler:
             self._send(f"sending what follows {label(envelope)}", calls)
         if dead_letter and record.state == states.FAILURE:
             return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
+        if record.state == states.REJECTED:
+            return _rejected(record.result)
         return ACK
 
     def _follow_ups(self, envelope: Envelope, record: Record) -> list[Outgoing]:
@@ -146,7 +148,7 @@ class Settler:
         if self._store is not None and ready.records:
             self._finish(self._record_of(ready, outcome), ready)
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
-        return Bury("rejected", "" if reason is None else str(reason))
+        return _rejected(outcome.error)
 
     # --- retry --------------------------------------------------------------------------------
 
@@ -287,6 +289,11 @@ class Settler:
                 "task %s failed in %.3f s: %r\n%s", name, outcome.runtime, error, outcome.traceback or ""
             )
         self._hooks.fire("task_failed", task=ready.task, request=ready.request, outcome=outcome)
+
+
+def _rejected(error: Any) -> Bury:
+    reason = error.reason if isinstance(error, Reject) else error
+    return Bury("rejected", "" if reason is None else str(reason))
 
 
 def follow_up_id(envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any]) -> str:

@@ -4,14 +4,17 @@ from cloudq import states
 from cloudq.app import CloudQ
 from cloudq.canvas.signature import Signature
 from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from cloudq.results.group import GroupResult, ResultSet
 from cloudq.results.handle import AsyncResult
 from cloudq.task import Task
 
 __all__ = [
     "AsyncResult",
     "CloudQ",
+    "GroupResult",
     "Ignore",
     "Reject",
+    "ResultSet",
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
     from cloudq.brokers.base import Broker
     from cloudq.producer import Outgoing, Producer
+    from cloudq.results import group
     from cloudq.results.poller import Poller
     from cloudq.results.record import Record
     from cloudq.results.store import ResultStore
@@ -278,13 +279,26 @@ class CloudQ:
         """As ``AsyncResult``."""
         return AsyncResult(task_id, self)
 
+    def ResultSet(self, results: Iterable[Any] = ()) -> group.ResultSet[Any]:  # noqa: N802  Celery's name
+        """Many results, to be asked and waited for together."""
+        from cloudq.results import group
+
+        return group.ResultSet(results, self)
+
+    @property
+    def GroupResult(self) -> group.Groups:  # noqa: N802  Celery's name
+        """``app.GroupResult(id, results)`` makes one, ``app.GroupResult.restore(id)`` finds a saved one."""
+        from cloudq.results import group
+
+        return group.Groups(self)
+
     def read(self, task_id: str) -> Record | None:
         """The stored record of a task, or None."""
-        return self._need_store().read(task_id)
+        return self.need_store().read(task_id)
 
     def forget(self, task_id: str) -> None:
         """Delete the stored record of a task."""
-        self._need_store().forget(task_id)
+        self.need_store().forget(task_id)
 
     def update_state(self, task_id: str, state: str, meta: Any = None, retries: int = 0) -> None:
         """Record a custom state of an unfinished task. States only move forward."""
@@ -300,10 +314,11 @@ class CloudQ:
         """What every ``get()`` of this process waits with."""
         from cloudq import assembly
 
-        store = self._need_store()
+        store = self.need_store()
         return self._opened.get("poller", lambda: assembly.poller_of(store))
 
-    def _need_store(self) -> ResultStore:
+    def need_store(self) -> ResultStore:
+        """Task records on the backend. Raises ImproperlyConfigured when results are disabled."""
         if self.store is None:
             raise ImproperlyConfigured("this app stores no results (result_backend is disabled://)")
         return self.store

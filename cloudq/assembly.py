@@ -91,7 +91,7 @@ def store_of(backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clo
 
 def poller_of(store: ResultStore) -> Poller:
     """What every ``get()`` of a process waits with."""
-    return Poller(store.read_many, min(100, max(1, store.backend.capabilities.batch_read)))
+    return Poller(store.read_each)
 
 
 def producer_of(

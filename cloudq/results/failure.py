@@ -6,48 +6,113 @@ imports code because a document says so. What cannot be rebuilt becomes a Remote
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from cloudq.errors import RemoteError, SerializationError
+from cloudq.errors import MessageError, RemoteError, SerializationError
 
 Pack = Callable[[Any], Any]
 
-logger = logging.getLogger("cloudq.results")
+#: Causes that are kept of a chain of ``raise ... from ...``.
+_CAUSES: Final = 8
+_UNWRITABLE: Final = (SerializationError, TypeError, ValueError, RecursionError)
 
 
-def to_plain(error: BaseException, pack: Pack) -> dict[str, Any]:
-    """``{"type", "module", "message", "args"}``; args only where they can be written."""
+def to_plain(error: BaseException, pack: Pack, causes: int = _CAUSES) -> dict[str, Any]:
+    """``{"type", "module", "message", "args", "state", "cause"}``; the last three where they can be
+    written: the constructor's arguments, the attributes, and what it was raised from."""
     kind = type(error)
     if isinstance(error, RemoteError):
         module, _, name = error.type_name.rpartition(".")
-        return {"type": name, "module": module, "message": error.message}
-    plain: dict[str, Any] = {"type": kind.__qualname__, "module": kind.__module__, "message": _text(error)}
+        plain: dict[str, Any] = {"type": name, "module": module, "message": error.message}
+    else:
+        plain = {"type": kind.__qualname__, "module": kind.__module__, "message": _text(error)}
+        _write_parts(plain, error, pack)
+    if error.__cause__ is not None and causes > 0:
+        plain["cause"] = to_plain(error.__cause__, pack, causes - 1)
+    return plain
+
+
+def _write_parts(plain: dict[str, Any], error: BaseException, pack: Pack) -> None:
     try:
         # __reduce__ knows the constructor's arguments where they differ from .args
         reduced = error.__reduce__()
-        arguments = reduced[1] if isinstance(reduced, tuple) and reduced[0] is kind else error.args
+        arguments = reduced[1] if isinstance(reduced, tuple) and reduced[0] is type(error) else error.args
         plain["args"] = pack(list(arguments))
-    except (SerializationError, TypeError, ValueError, RecursionError):
-        pass  # the stand-in's type and message remain
-    return plain
+    except Exception:  # noqa: BLE001  its own __reduce__ may raise anything; type and message remain
+        return
+    state = {name: value for name, value in vars(error).items() if name != "__notes__"}
+    if state:
+        try:
+            plain["state"] = pack(state)
+        except _UNWRITABLE:
+            pass  # an open file or a response; the exception itself is worth having without it
 
 
 def from_plain(plain: Mapping[str, Any], unpack: Pack) -> BaseException:
     """The exception again, or a RemoteError that carries its type and message."""
     name, module = str(plain.get("type", "Exception")), str(plain.get("module", ""))
     message = str(plain.get("message", ""))
+    error = _rebuilt(_class(module, name), plain, message, unpack)
+    if error is None:
+        error = RemoteError(f"{module}.{name}" if module else name, message)
+    cause = plain.get("cause")
+    if isinstance(cause, Mapping):
+        error.__cause__ = from_plain(cause, unpack)
+    return error
+
+
+def stand_in(error: BaseException, longest: int) -> RemoteError:
+    """A RemoteError for it, its message cut to ``longest`` characters."""
+    if isinstance(error, RemoteError):
+        name, message = error.type_name, error.message
+    else:
+        name, message = f"{type(error).__module__}.{type(error).__qualname__}", _text(error)
+    return RemoteError(name, message if len(message) <= longest else message[:longest] + " [...]")
+
+
+def _class(module: str, name: str) -> type[BaseException] | None:
     kind: Any = sys.modules.get(module)
     for part in name.split("."):
         kind = getattr(kind, part, None)
-    if isinstance(kind, type) and issubclass(kind, Exception | SystemExit) and "args" in plain:
-        try:
-            return kind(*unpack(plain["args"]))
-        except Exception as error:  # noqa: BLE001  the class's own constructor may raise anything
-            logger.debug("%s.%s cannot be rebuilt: %r", module, name, error)
-    return RemoteError(f"{module}.{name}" if module else name, message)
+    return kind if isinstance(kind, type) and issubclass(kind, Exception | SystemExit) else None
+
+
+def _rebuilt(
+    kind: type[BaseException] | None, plain: Mapping[str, Any], message: str, unpack: Pack
+) -> BaseException | None:
+    if kind is None or "args" not in plain:
+        return None
+    try:
+        arguments = unpack(plain["args"])
+        state = unpack(plain["state"]) if "state" in plain else {}
+    except MessageError:
+        return None  # its arguments are of a kind that is not accepted here, or damaged
+    error = _construct(kind, arguments, state)
+    if error is not None and _text(error) == message:
+        return error
+    # what a constructor makes of .args may be something else: E(5) says "code 5", E("code 5") another thing
+    return _restore(kind, arguments, state) or error
+
+
+def _construct(kind: type[BaseException], arguments: Any, state: Mapping[str, Any]) -> BaseException | None:
+    try:
+        error = kind(*arguments)
+        vars(error).update(state)
+    except Exception:  # noqa: BLE001  the class's own constructor may raise anything
+        return None
+    return error
+
+
+def _restore(kind: type[BaseException], arguments: Any, state: Mapping[str, Any]) -> BaseException | None:
+    try:
+        error = kind.__new__(kind, *arguments)
+        error.args = tuple(arguments)
+        vars(error).update(state)
+    except Exception:  # noqa: BLE001  as above
+        return None
+    return error
 
 
 def _text(error: BaseException) -> str:

@@ -9,13 +9,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from cloudq import context, states
-from cloudq.errors import CloudQError, TaskError, TimeoutError
+from cloudq.errors import CloudQError, ServiceUnavailable, TaskError, TimeoutError
 
 if TYPE_CHECKING:  # loaded by the app when it opens its store; asyncio and aio are imported late as well
     import asyncio
 
     from cloudq.results.poller import Poller
     from cloudq.results.record import Record
+    from cloudq.results.store import ResultStore
+
+    _Answer = tuple[Record | None, Exception | None]
 
 R = TypeVar("R")
 
@@ -27,6 +30,7 @@ class Results(Protocol):
     def forget(self, task_id: str) -> None: ...
     @property
     def poller(self) -> Poller: ...
+    def need_store(self) -> ResultStore: ...
     def handle(self, task_id: str) -> AsyncResult[Any]: ...
 
 
@@ -37,7 +41,7 @@ class AsyncResult(Generic[R]):
     PENDING also means "nothing is known of this id".
     """
 
-    def __init__(self, id: str, results: Results, parent: AsyncResult[Any] | None = None) -> None:
+    def __init__(self, id: str, results: Results, parent: Any = None) -> None:
         self.id = id
         self.parent = parent
         self._results = results
@@ -133,6 +137,10 @@ class AsyncResult(Generic[R]):
         """Did it end in FAILURE?"""
         return self.state == states.FAILURE
 
+    def exists(self) -> bool:
+        """Is anything recorded of this id? PENDING alone does not tell. Asks the store."""
+        return self._record is not None or self._results.read(self.id) is not None
+
     def forget(self) -> None:
         """Delete the record from the store."""
         self._record = None
@@ -177,29 +185,61 @@ class AsyncResult(Generic[R]):
         """Raise the task's exception if it has failed; otherwise return its result, if any."""
         record = self._read()
         if record.failed and propagate:
-            raise _error_of(record)
+            raise error_of(record)
         return record.result
 
     maybe_reraise = maybe_throw
 
-    def _wait(self, timeout: float | None) -> Record:
-        record = self._read()
-        if record.final:
-            return record
-        done = threading.Event()
-        answer: list[tuple[Record | None, CloudQError | None]] = []
+    def then(
+        self,
+        callback: Callable[[AsyncResult[R]], Any],
+        on_error: Callable[[Exception], Any] | None = None,
+    ) -> None:
+        """Call ``callback(result)`` once the task has ended, however it did; at once if it has.
 
-        def arrived(found: Record | None, error: CloudQError | None) -> None:
+        It runs in the thread that waits for all results of this process, so it must be quick and
+        wait for nothing. ``on_error`` gets an error of the store that makes waiting pointless.
+        """
+        if self._record is not None:
+            callback(self)
+            return
+
+        def arrived(found: Record | None, error: Exception | None) -> None:
+            if found is not None:
+                self._record = found
+                callback(self)
+            elif error is not None and on_error is not None:
+                on_error(error)
+            else:
+                import logging
+
+                logging.getLogger("cloudq.results").error("waiting for task %s has ended: %s", self.id, error)
+
+        self._results.poller.watch(self.id, arrived)
+
+    def _wait(self, timeout: float | None) -> Record:
+        try:
+            record = self._read()
+        except ServiceUnavailable:
+            pass  # it may come back while we wait
+        else:
+            if record.final:
+                return record
+        poller = self._results.poller
+        refuse_inside_poller(poller)
+        done = threading.Event()
+        answer: list[_Answer] = []
+
+        def arrived(found: Record | None, error: Exception | None) -> None:
             answer.append((found, error))
             done.set()
 
-        poller = self._results.poller
         ticket = poller.watch(self.id, arrived)
         try:
-            arrived_in_time = done.wait(timeout)
+            done.wait(timeout)
         finally:
             poller.cancel(ticket)
-        if not arrived_in_time and not answer:
+        if not answer:
             raise self._late(timeout)
         return self._keep(answer[0])
 
@@ -208,19 +248,22 @@ class AsyncResult(Generic[R]):
 
         if self._record is not None:
             return self._record
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[Record | None, CloudQError | None]] = loop.create_future()
+        if timeout is not None and timeout <= 0:  # no time for the poller
+            from cloudq import aio
 
-        def settle(found: Record | None, error: CloudQError | None) -> None:
+            record = await aio.to_thread(self._read)
+            if record.final:
+                return record
+            raise self._late(timeout)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer] = loop.create_future()
+
+        def settle(found: Record | None, error: Exception | None) -> None:
             if not future.done():
                 future.set_result((found, error))
 
         poller = self._results.poller
-
-        def arrived(found: Record | None, error: CloudQError | None) -> None:
-            loop.call_soon_threadsafe(settle, found, error)
-
-        ticket = poller.watch(self.id, arrived)
+        ticket = poller.watch(self.id, lambda *answer: call_on_loop(loop, settle, *answer))
         try:
             return self._keep(await asyncio.wait_for(future, timeout))
         except builtins.TimeoutError:
@@ -228,7 +271,7 @@ class AsyncResult(Generic[R]):
         finally:
             poller.cancel(ticket)
 
-    def _keep(self, answer: tuple[Record | None, CloudQError | None]) -> Record:
+    def _keep(self, answer: _Answer) -> Record:
         record, error = answer
         if error is not None:
             raise error
@@ -241,7 +284,7 @@ class AsyncResult(Generic[R]):
 
     def _conclude(self, record: Record, propagate: bool, callback: Callable[[str, Any], None] | None) -> R:
         if record.failed and propagate:
-            raise _error_of(record)
+            raise error_of(record)
         if callback is not None:
             callback(self.id, record.result)
         value: R = record.result
@@ -261,6 +304,21 @@ class AsyncResult(Generic[R]):
                 pending.extend((node, child) for child in node.children)
             elif not intermediate:
                 raise CloudQError(f"task {node.id} has not ended: its children are not known yet")
+
+    def get_leaf(self) -> Any:
+        """The value of the last task that this one led to; waits for each on the way."""
+        value: Any = None
+        for _, result in self.iterdeps(intermediate=True):
+            value = result.get()
+        return value
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """``((id, parent), None)``, the parent in the same form: for storing (``result_from_tuple``)."""
+        return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
+
+    def as_list(self) -> list[str]:
+        """This id, then those of its parents."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
 
     def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[AsyncResult[Any], Any]]:
         """(result, value) for this task and everything it led to; waits for each (see ``get``)."""
@@ -316,7 +374,25 @@ def refuse_inside_task() -> None:
         )
 
 
-def _error_of(record: Record) -> BaseException:
+def refuse_inside_poller(poller: Poller) -> None:
+    """Raise RuntimeError in a callback of ``then``, where waiting would wait for itself."""
+    if poller.inside():
+        raise RuntimeError(
+            "a callback of then() runs in the thread that waits for results, and cannot wait for one itself"
+        )
+
+
+def call_on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *arguments: Any) -> None:
+    """From another thread; a loop that has been closed has nobody left to tell."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def error_of(record: Record) -> BaseException:
+    """What a failed task's record raises."""
     if isinstance(record.result, BaseException):
         return record.result
     return TaskError(f"task {record.id} ended in {record.state}: {record.result!r}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from cloudq import states
-from cloudq.errors import CorruptRecord, DecodeError
+from cloudq.errors import CorruptRecord, MessageError
 from cloudq.results import failure
 
 #: Format of the document; a newer one is refused, not guessed at.
@@ -55,20 +55,35 @@ class Record:
     def with_(self, **changes: Any) -> Record:
         return replace(self, **changes)
 
+    def shortened(self) -> Record:
+        """The same end in few words, for a failure whose record cannot be stored whole: a named
+        stand-in for the exception, the end of the traceback, no arguments."""
+        error = self.result
+        if isinstance(error, BaseException):
+            error = failure.stand_in(error, _SHORT_MESSAGE)
+        trace = self.traceback
+        if trace is not None and len(trace) > _SHORT_TRACEBACK:
+            trace = "[...]\n" + trace[-_SHORT_TRACEBACK:]
+        return replace(self, result=error, traceback=trace, args=None, kwargs=None)
 
-_PLAIN: Final = (
-    "traceback",
-    "retries",
-    "done_at",
-    "name",
-    "worker",
-    "queue",
-    "runtime",
-    "root_id",
-    "parent_id",
-    "group_id",
-    "retry_at",
-)
+
+#: Fields written as they are, and what each may be.
+_PLAIN: Final[dict[str, type | tuple[type, ...]]] = {
+    "traceback": str,
+    "retries": int,
+    "done_at": (int, float),
+    "name": str,
+    "worker": str,
+    "queue": str,
+    "runtime": (int, float),
+    "root_id": str,
+    "parent_id": str,
+    "group_id": str,
+    "retry_at": (int, float),
+}
+#: What is left of texts in a record that does not fit into its store.
+_SHORT_MESSAGE: Final = 2_000
+_SHORT_TRACEBACK: Final = 8_000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -101,18 +116,24 @@ def load(data: bytes, unpack: Callable[[Any], Any], key: str) -> Record:
     if not isinstance(document, dict) or not isinstance(document.get("state"), str):
         raise CorruptRecord(f"the record {key} is not a task record")
     version = document.pop("v", RECORD_VERSION)
-    if not isinstance(version, int) or version > RECORD_VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= RECORD_VERSION:
         raise CorruptRecord(
             f"the record {key} has format {version!r}; this release reads up to {RECORD_VERSION}: upgrade cloudq here"
         )
     try:
-        return _build(document, unpack, key)
-    except (DecodeError, TypeError, ValueError, AttributeError) as error:
+        return _build(document, unpack)
+    except (MessageError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptRecord(f"the record {key} cannot be read: {error}") from error
 
 
-def _build(document: dict[str, Any], unpack: Callable[[Any], Any], key: str) -> Record:
+def _build(document: dict[str, Any], unpack: Callable[[Any], Any]) -> Record:
     fields: dict[str, Any] = {name: document.pop(name) for name in _PLAIN if name in document}
+    for name, value in fields.items():
+        if not isinstance(value, _PLAIN[name]):
+            raise TypeError(f"$.{name} holds {value!r}")
+    task_id, children = document.pop("id", None), document.pop("children", [])
+    if not isinstance(task_id, str) or not isinstance(children, list):
+        raise TypeError("$.id is no text" if not isinstance(task_id, str) else "$.children is no array")
     if "error" in document:
         fields["result"] = failure.from_plain(document.pop("error"), unpack)
     elif "result" in document:
@@ -120,9 +141,9 @@ def _build(document: dict[str, Any], unpack: Callable[[Any], Any], key: str) -> 
     if "arguments" in document:
         fields["args"], fields["kwargs"] = unpack(document.pop("arguments"))
     return Record(
-        id=document.pop("id", key.rpartition("/")[2]),
+        id=task_id,
         state=document.pop("state"),
-        children=tuple(document.pop("children", ())),
+        children=tuple(children),
         extra=document,
         **fields,
     )

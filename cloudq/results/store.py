@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from cloudq.backends.base import ABSENT, Condition, Entry, Matches, ResultBackend, Version
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.errors import Conflict, OperationalError
+from cloudq.errors import Conflict, CorruptRecord, OperationalError
+from cloudq.results import membership
 from cloudq.results import record as documents
 from cloudq.results.record import Record
 
 #: A record that this many writers keep changing under our hands is given up on.
 _ATTEMPTS = 20
+
+
+class _Pack(Protocol):
+    def __call__(self, value: Any, serializer: str | None = None) -> Any: ...
 
 
 def task_key(task_id: str) -> str:
@@ -22,12 +28,16 @@ def task_key(task_id: str) -> str:
 
 
 class ResultStore:
-    """Reads and writes records. ``expires`` is seconds that a record is kept, or None."""
+    """Reads and writes records. ``expires`` is seconds that a record is kept, or None.
+
+    ``pack(value, serializer)`` makes a value JSON-able, None being the usual serializer;
+    ``unpack`` is its opposite.
+    """
 
     def __init__(
         self,
         backend: ResultBackend,
-        pack: Callable[[Any], Any],
+        pack: _Pack,
         unpack: Callable[[Any], Any],
         *,
         expires: float | None = None,
@@ -51,35 +61,75 @@ class ResultStore:
         return (self._load(entry, key), entry.version) if entry is not None else None
 
     def read_many(self, task_ids: Iterable[str]) -> dict[str, Record]:
-        """The records that exist, by task id; one call per ``batch_read`` ids."""
-        by_key = {task_key(each): each for each in task_ids}
-        entries = self.backend.read_many(by_key)
-        return {by_key[key]: self._load(entry, key) for key, entry in entries.items()}
+        """The records that exist, by task id. Raises CorruptRecord if one of them cannot be read."""
+        found: dict[str, Record] = {}
+        for task_id, record in self.read_each(task_ids).items():
+            if isinstance(record, CorruptRecord):
+                raise record
+            found[task_id] = record
+        return found
 
-    def finish(self, record: Record, known: Version | None = None) -> Record:
+    def read_each(self, task_ids: Iterable[str]) -> dict[str, Record | CorruptRecord]:
+        """As ``read_many``; a record that cannot be read is given as its error, beside the others."""
+        by_key = {task_key(each): each for each in task_ids}
+        found: dict[str, Record | CorruptRecord] = {}
+        for key, entry in self.backend.read_many(by_key).items():
+            try:
+                found[by_key[key]] = self._load(entry, key)
+            except CorruptRecord as error:
+                found[by_key[key]] = error
+        return found
+
+    def finish(
+        self, record: Record, known: Version | None = None, *, serializer: str | None = None
+    ) -> Record:
         """Write a final record unless a final one is there; return the one that stands.
 
         One conditional write when nothing is there yet (decision 6), or when ``known`` is the
-        version of the unfinished record that is there. Raises SerializationError, ValueTooLarge.
+        version of the unfinished record that is there. ``serializer`` writes the values of this
+        record. Raises SerializationError, ValueTooLarge.
         """
-        return self._forward(record, known)[0]
+        return self._forward(record, known, serializer)[0]
 
-    def progress(self, record: Record, known: Version | None = None) -> tuple[Record, Version | None]:
+    def progress(
+        self, record: Record, known: Version | None = None, *, serializer: str | None = None
+    ) -> tuple[Record, Version | None]:
         """Write an unfinished record (STARTED, RETRY, custom) unless a later one stands.
 
         Returns what stands and its version. A record of an earlier try is overwritten, one of a
         later try or a final one is not.
         """
-        return self._forward(record, known)
+        return self._forward(record, known, serializer)
 
     def forget(self, task_id: str) -> None:
         """Delete the record."""
         self.backend.delete(task_key(task_id))
 
-    def _forward(self, record: Record, known: Version | None) -> tuple[Record, Version | None]:
+    # --- groups -------------------------------------------------------------------------------
+
+    def save_group(self, group: membership.Membership) -> None:
+        """Remember which tasks are in a group, as long as results are kept."""
+        membership.save(self.backend, group, self._expires_at())
+
+    def read_group(self, group_id: str) -> membership.Membership | None:
+        """What was saved, or None."""
+        return membership.read(self.backend, group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete what was saved. The tasks' records stay."""
+        membership.delete(self.backend, group_id)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _expires_at(self) -> float | None:
+        return None if self._expires is None else self._clock.time() + self._expires
+
+    def _forward(
+        self, record: Record, known: Version | None, serializer: str | None
+    ) -> tuple[Record, Version | None]:
         key = task_key(record.id)
-        value = documents.dump(record, self._pack)
-        expires_at = None if self._expires is None else self._clock.time() + self._expires
+        value = documents.dump(record, partial(self._pack, serializer=serializer))
+        expires_at = self._expires_at()
         when: Condition = ABSENT if known is None else Matches(known)
         for _ in range(_ATTEMPTS):
             try:

@@ -1,0 +1,547 @@
+"""ResultSet and GroupResult: the results of many tasks, asked and waited for together.
+
+Reads are batched (a hundred ids a call), what has ended is not read again, and a set of any size
+is one wait of the process's shared poller.
+"""
+
+from __future__ import annotations
+
+import builtins
+import queue
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
+
+from cloudq import states
+from cloudq.errors import CorruptRecord, ServiceUnavailable, TimeoutError
+from cloudq.results.handle import (
+    AsyncResult,
+    Results,
+    call_on_loop,
+    error_of,
+    refuse_inside_poller,
+    refuse_inside_task,
+)
+
+if TYPE_CHECKING:  # loaded by the app when it opens its store
+    from cloudq.results.poller import Callback, Ticket
+    from cloudq.results.record import Record
+
+R = TypeVar("R")
+Node: TypeAlias = "AsyncResult[Any] | GroupResult[Any]"
+_Arrival: TypeAlias = "tuple[AsyncResult[Any], Record | None, Exception | None]"
+
+
+class Meta(TypedDict):
+    """What ``iter_native`` says of one finished task; keys as in Celery."""
+
+    task_id: str
+    status: str
+    result: Any
+    traceback: str | None
+    children: list[Any]
+    date_done: float | None
+
+
+class ResultSet(Generic[R]):
+    """Many results. Iterating gives them in their order; ``iter_native`` as they finish.
+
+    ``results`` may hold groups: their values are then lists. An empty set needs ``source``, the
+    app (``app.ResultSet([])``).
+    """
+
+    def __init__(self, results: Iterable[Node] = (), source: Results | None = None) -> None:
+        self.results: list[Node] = []
+        self._source = source
+        self.update(results)
+
+    # --- membership ---------------------------------------------------------------------------
+
+    def add(self, result: Node) -> None:
+        """Append a result unless it is in already."""
+        if result not in self.results:
+            self._append(result)
+
+    def update(self, results: Iterable[Node]) -> None:
+        """Append those that are not in already."""
+        present = set(self.results)
+        for each in results:
+            if each not in present:
+                present.add(each)
+                self._append(each)
+
+    def _append(self, result: Node) -> None:
+        self._source = self._source or result._results
+        self.results.append(result)
+
+    def remove(self, result: Node | str) -> None:
+        """Take one out, given it or its id. Raises KeyError."""
+        for position, each in enumerate(self.results):
+            if each is result or each.id == getattr(result, "id", result):
+                del self.results[position]
+                return
+        raise KeyError(result)
+
+    def discard(self, result: Node | str) -> None:
+        """As ``remove``; no error if it is not in."""
+        try:
+            self.remove(result)
+        except KeyError:
+            pass
+
+    def clear(self) -> None:
+        """Take all out."""
+        self.results.clear()
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.results)
+
+    def __getitem__(self, index: int) -> Node:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __eq__(self, other: object) -> bool:
+        return other.results == self.results if isinstance(other, ResultSet) else NotImplemented
+
+    def __hash__(self) -> int:
+        raise TypeError("a ResultSet can change and is not hashable")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: [{', '.join(each.id for each in self.results)}]>"
+
+    # --- states -------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Have all ended, one way or the other?"""
+        return all(record.final for record in self._records())
+
+    def waiting(self) -> bool:
+        """Is any of them not ready?"""
+        return not self.ready()
+
+    def successful(self) -> bool:
+        """Did all end in SUCCESS?"""
+        return all(record.state == states.SUCCESS for record in self._records())
+
+    def failed(self) -> bool:
+        """Did any of them end in FAILURE?"""
+        return any(record.state == states.FAILURE for record in self._records())
+
+    def completed_count(self) -> int:
+        """How many have succeeded; a group counts as one."""
+        records = {id(leaf): record for leaf, record in zip(self._leaves(), self._records(), strict=True)}
+        return sum(
+            all(records[id(leaf)].state == states.SUCCESS for leaf in _leaves_of(each))
+            for each in self.results
+        )
+
+    def maybe_throw(self, callback: Callable[[str, Any], None] | None = None, propagate: bool = True) -> None:
+        """Raise the exception of the first that has failed, in their order."""
+        for leaf, record in zip(self._leaves(), self._records(), strict=True):
+            _conclude(leaf, record, propagate, callback)
+
+    maybe_reraise = maybe_throw
+
+    def forget(self) -> None:
+        """Delete the records of all."""
+        for leaf in self._leaves():
+            leaf.forget()
+
+    async def aforget(self) -> None:
+        """Asyncio twin of ``forget``."""
+        from cloudq import aio
+
+        await aio.to_thread(self.forget)
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def join(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[R]:
+        """Wait for all and return their values, in their order.
+
+        ``timeout`` is in seconds, for the whole. With ``propagate`` the first failure *in their
+        order* is raised, once all before it have ended; otherwise exceptions stand among the
+        values. ``callback(task_id, value)`` is called for each, in their order.
+        """
+        if disable_sync_subtasks:
+            refuse_inside_task()
+        waiting = iter(leaves := self._leaves())
+        head = next(waiting, None)
+        with closing(self._arrivals(leaves, timeout)) as arrivals:
+            for _ in arrivals:
+                while head is not None and head._record is not None:
+                    _conclude(head, head._record, propagate, callback)
+                    head = next(waiting, None)
+        return self._values()
+
+    def join_native(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[R]:
+        """As ``join``, but callbacks and failures come as the tasks end: the first failure in time
+        is raised at once."""
+        if disable_sync_subtasks:
+            refuse_inside_task()
+        with closing(self._arrivals(self._leaves(), timeout)) as arrivals:
+            for leaf, record in arrivals:
+                _conclude(leaf, record, propagate, callback)
+        return self._values()
+
+    get = join_native
+
+    async def ajoin(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+    ) -> list[R]:
+        """Asyncio twin of ``join``; may be awaited inside ``async def`` tasks."""
+        waiting = iter(leaves := self._leaves())
+        head = next(waiting, None)
+        async with aclosing(self._aarrivals(leaves, timeout)) as arrivals:
+            async for _ in arrivals:
+                while head is not None and head._record is not None:
+                    _conclude(head, head._record, propagate, callback)
+                    head = next(waiting, None)
+        return self._values()
+
+    async def ajoin_native(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        callback: Callable[[str, Any], None] | None = None,
+    ) -> list[R]:
+        """Asyncio twin of ``join_native``."""
+        async with aclosing(self._aarrivals(self._leaves(), timeout)) as arrivals:
+            async for leaf, record in arrivals:
+                _conclude(leaf, record, propagate, callback)
+        return self._values()
+
+    aget = ajoin_native
+
+    def iter_native(self, timeout: float | None = None) -> Iterator[tuple[str, Meta]]:
+        """(id, meta) of each as it finishes: ``meta["status"]``, ``meta["result"]``.
+
+        ``timeout`` is in seconds, for the whole; raises ``TimeoutError``. Failures are not raised.
+        """
+        for leaf, record in self._arrivals(self._leaves(), timeout):
+            yield leaf.id, _meta(record)
+
+    async def aiter_native(self, timeout: float | None = None) -> AsyncIterator[tuple[str, Meta]]:
+        """Asyncio twin of ``iter_native``."""
+        async with aclosing(self._aarrivals(self._leaves(), timeout)) as arrivals:
+            async for leaf, record in arrivals:
+                yield leaf.id, _meta(record)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _leaves(self) -> list[AsyncResult[Any]]:
+        return [leaf for each in self.results for leaf in _leaves_of(each)]
+
+    def _values(self) -> list[R]:
+        return [_value(each) for each in self.results]
+
+    def _records(self) -> list[Record]:
+        """All records as they are now, in order; PENDING for those of which nothing is known."""
+        from cloudq.results.record import Record
+
+        leaves = self._leaves()
+        found = self._look(leaves)
+        for error in found.values():
+            if isinstance(error, CorruptRecord):
+                raise error
+        known = ((leaf, leaf._record or found.get(leaf.id)) for leaf in leaves)
+        return [r if isinstance(r, Record) else Record(leaf.id, states.PENDING) for leaf, r in known]
+
+    def _look(self, leaves: Sequence[AsyncResult[Any]]) -> dict[str, Record | CorruptRecord]:
+        """Read those that have not ended, once; final records are kept by the results."""
+        by_source: dict[int, tuple[Results, set[str]]] = {}
+        for leaf in leaves:
+            if leaf._record is None:
+                by_source.setdefault(id(leaf._results), (leaf._results, set()))[1].add(leaf.id)
+        found: dict[str, Record | CorruptRecord] = {}
+        for source, wanted in by_source.values():
+            found.update(source.need_store().read_each(wanted))
+        for leaf in leaves:
+            record = found.get(leaf.id)
+            if leaf._record is None and record is not None and not isinstance(record, CorruptRecord):
+                leaf._record = record if record.final else None
+        return found
+
+    def _begin(self, leaves: Sequence[AsyncResult[Any]]) -> tuple[list[_Arrival], list[AsyncResult[Any]]]:
+        """What can be told at once, and whom to wait for."""
+        try:
+            found = self._look(leaves)
+        except ServiceUnavailable:
+            found = {}  # it may come back while we wait
+        told: list[_Arrival] = []
+        missing = []
+        for leaf in leaves:
+            record = found.get(leaf.id)
+            if leaf._record is not None:
+                told.append((leaf, leaf._record, None))
+            elif isinstance(record, CorruptRecord):
+                told.append((leaf, None, record))
+            else:
+                missing.append(leaf)
+        # in the order in which they ended, as far as it is known
+        told.sort(key=lambda each: (each[1].done_at or 0.0) if each[1] is not None else 0.0)
+        return told, missing
+
+    def _arrivals(
+        self, leaves: list[AsyncResult[Any]], timeout: float | None
+    ) -> Generator[tuple[AsyncResult[Any], Record], None, None]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told, missing = self._begin(leaves)
+        for arrival in told:
+            yield _kept(arrival)
+        if not missing:
+            return
+        arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        watch = _Watch(missing, arrived.put, blocking=True)
+        try:
+            for done in range(len(missing)):
+                rest = None if deadline is None else max(0.0, deadline - time.monotonic())
+                try:
+                    arrival = arrived.get(timeout=rest)
+                except queue.Empty:
+                    raise _late(missing, len(missing) - done, len(leaves), timeout) from None
+                yield _kept(arrival)
+        finally:
+            watch.end()
+
+    async def _aarrivals(
+        self, leaves: list[AsyncResult[Any]], timeout: float | None
+    ) -> AsyncGenerator[tuple[AsyncResult[Any], Record], None]:
+        import asyncio
+
+        from cloudq import aio
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told, missing = await aio.to_thread(self._begin, leaves)
+        for arrival in told:
+            yield _kept(arrival)
+        if not missing:
+            return
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[_Arrival] = asyncio.Queue()
+        watch = _Watch(missing, lambda each: call_on_loop(loop, arrived.put_nowait, each))
+        try:
+            for done in range(len(missing)):
+                rest = None if deadline is None else max(0.0, deadline - time.monotonic())
+                try:
+                    arrival = await asyncio.wait_for(arrived.get(), rest)
+                except builtins.TimeoutError:
+                    raise _late(missing, len(missing) - done, len(leaves), timeout) from None
+                yield _kept(arrival)
+        finally:
+            watch.end()
+
+
+class GroupResult(ResultSet[R]):
+    """The results of a group. It has an id and can be saved under it."""
+
+    def __init__(
+        self,
+        id: str | None = None,
+        results: Iterable[Node] = (),
+        parent: Node | None = None,
+        source: Results | None = None,
+    ) -> None:
+        super().__init__((), source)
+        if id is None:
+            from cloudq import ids
+
+            id = ids.new_id()
+        self.id: str = id
+        self.parent = parent
+        for each in results:  # two members may be one task
+            self._append(each)
+
+    @property
+    def children(self) -> list[Node]:
+        """The members."""
+        return self.results
+
+    def save(self) -> GroupResult[R]:
+        """Remember the members in the results store, as long as results are kept (``restore``)."""
+        from cloudq.results.membership import Membership
+
+        members = [each.as_tuple() for each in self.results]
+        parent = self.parent.as_tuple() if self.parent is not None else None
+        self._need_source().need_store().save_group(Membership(self.id, members, parent))
+        return self
+
+    @classmethod
+    def restore(cls, id: str, app: Results) -> GroupResult[Any] | None:
+        """A saved group, or None. Raises CorruptRecord."""
+        found = app.need_store().read_group(id)
+        if found is None:
+            return None
+        parent = None if found.parent is None else result_from_tuple(found.parent, app)
+        return cls(id, [result_from_tuple(each, app) for each in found.members], parent, app)
+
+    def delete(self) -> None:
+        """Delete what ``save`` wrote. The members' records stay."""
+        self._need_source().need_store().forget_group(self.id)
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """``((id, parent), [members])``, each in the same form."""
+        parent = self.parent.as_tuple() if self.parent is not None else None
+        return (self.id, parent), [each.as_tuple() for each in self.results]
+
+    def as_list(self) -> list[str]:
+        """This id, then those of its parents."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+
+    @property
+    def _results(self) -> Results:
+        return self._need_source()
+
+    def _need_source(self) -> Results:
+        if self._source is None:
+            raise ValueError("this group is empty and belongs to no app: make it with app.GroupResult(...)")
+        return self._source
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, GroupResult):
+            return other.id == self.id and other.results == self.results and other.parent == self.parent
+        return other == self.id if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id} [{', '.join(each.id for each in self.results)}]>"
+
+
+class Groups:
+    """``app.GroupResult``: call it as the class, or ``app.GroupResult.restore(id)``."""
+
+    def __init__(self, source: Results) -> None:
+        self._source = source
+
+    def __call__(
+        self, id: str | None = None, results: Iterable[Node] = (), parent: Node | None = None
+    ) -> GroupResult[Any]:
+        return GroupResult(id, results, parent, self._source)
+
+    def restore(self, id: str) -> GroupResult[Any] | None:
+        """A saved group, or None."""
+        return GroupResult.restore(id, self._source)
+
+
+def result_from_tuple(plain: Any, app: Results) -> Node:
+    """The result that ``as_tuple`` was called on. Raises ValueError for anything else."""
+    try:
+        (task_id, parent), members = plain
+        if not isinstance(task_id, str) or not isinstance(members, list | tuple | None):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(f"not what as_tuple() gives: {plain!r}") from None
+    above = None if parent is None else result_from_tuple(parent, app)
+    if members is not None:
+        return GroupResult(task_id, [result_from_tuple(each, app) for each in members], above, app)
+    result = app.handle(task_id)
+    result.parent = above
+    return result
+
+
+class _Watch:
+    """One wait for many results, at the poller of each app they belong to."""
+
+    def __init__(
+        self,
+        leaves: Sequence[AsyncResult[Any]],
+        put: Callable[[_Arrival], Any],
+        *,
+        blocking: bool = False,
+    ) -> None:
+        by_poller: dict[int, tuple[Any, dict[str, list[AsyncResult[Any]]]]] = {}
+        for leaf in leaves:
+            poller = leaf._results.poller
+            same = by_poller.setdefault(id(poller), (poller, {}))[1]
+            same.setdefault(leaf.id, []).append(leaf)
+        self._tickets: list[tuple[Any, list[Ticket]]] = []
+        for poller, wanted in by_poller.values():
+            if blocking:
+                refuse_inside_poller(poller)
+            callbacks = {task_id: _teller(same, put) for task_id, same in wanted.items()}
+            self._tickets.append((poller, poller.watch_all(callbacks)))
+
+    def end(self) -> None:
+        for poller, tickets in self._tickets:
+            poller.cancel(*tickets)
+
+
+def _teller(leaves: list[AsyncResult[Any]], put: Callable[[_Arrival], Any]) -> Callback:
+    def arrived(record: Record | None, error: Exception | None) -> None:
+        for leaf in leaves:
+            put((leaf, record, error))
+
+    return arrived
+
+
+def _kept(arrival: _Arrival) -> tuple[AsyncResult[Any], Record]:
+    leaf, record, error = arrival
+    if error is not None:
+        raise error
+    assert record is not None
+    leaf._record = record
+    return leaf, record
+
+
+def _leaves_of(node: Node) -> list[AsyncResult[Any]]:
+    return node._leaves() if isinstance(node, GroupResult) else [node]
+
+
+def _value(node: Node) -> Any:
+    if isinstance(node, GroupResult):
+        return node._values()
+    assert node._record is not None
+    return node._record.result
+
+
+def _conclude(
+    leaf: AsyncResult[Any], record: Record, propagate: bool, callback: Callable[[str, Any], None] | None
+) -> None:
+    if record.failed and propagate:
+        raise error_of(record)
+    if callback is not None and record.final:
+        callback(leaf.id, record.result)
+
+
+def _meta(record: Record) -> Meta:
+    return {
+        "task_id": record.id,
+        "status": record.state,
+        "result": record.result,
+        "traceback": record.traceback,
+        "children": list(record.children),
+        "date_done": record.done_at,
+    }
+
+
+def _late(missing: Sequence[AsyncResult[Any]], left: int, total: int, timeout: float | None) -> TimeoutError:
+    first = next((each.id for each in missing if each._record is None), missing[0].id)
+    return TimeoutError(
+        f"{left} of {total} tasks have not ended within {timeout:g} seconds; one of them: {first}"
+    )

@@ -7,7 +7,8 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
 from typing import (
@@ -370,6 +371,38 @@ class CloudQ:
         """Give back connections. The app may be used again and then opens new ones."""
         self._opened.close()
         self.conf.unseal()
+
+    @contextmanager
+    def using(
+        self,
+        *,
+        broker: str | Broker | None = None,
+        backend: str | ResultBackend | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> Iterator[CloudQ]:
+        """For the block, the same app and tasks with another broker, store, clock or settings.
+
+        Meant for tests of code that has one app at module level. What the block opened is closed
+        at its end, and everything is as it was before.
+        """
+        before = (self._given_broker, self._given_backend, self.clock, self._opened, self.conf.snapshot())
+        self._opened = _Opened()
+        try:
+            self.conf.unseal()
+            self.clock = clock or self.clock
+            for name, given in (("broker", broker), ("backend", backend)):
+                setting = "broker_url" if name == "broker" else "result_backend"
+                if isinstance(given, str):
+                    settings[setting] = given
+                if given is not None:
+                    setattr(self, f"_given_{name}", None if isinstance(given, str) else given)
+            self.conf.update(settings)
+            yield self
+        finally:
+            self._opened.close()
+            self._given_broker, self._given_backend, self.clock, self._opened, conf = before
+            self.conf.restore(conf)
 
     def __enter__(self) -> CloudQ:
         return self

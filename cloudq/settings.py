@@ -282,6 +282,15 @@ class Conf:
         """From now on, setting ``name`` to something else is an error."""
         self._sealed[name] = why
 
+    def snapshot(self) -> tuple[Settings, set[str], dict[str, str]]:
+        """Everything as it is now, for ``restore``."""
+        return dataclasses.replace(self._values), set(self._explicit), dict(self._sealed)
+
+    def restore(self, before: tuple[Settings, set[str], dict[str, str]]) -> None:
+        """Everything as it was."""
+        for name, value in zip(self.__slots__, (before[1], before[2], before[0]), strict=True):
+            object.__setattr__(self, name, value)
+
     def unseal(self) -> None:
         """Everything may change again: the app has closed what it had opened."""
         self._sealed.clear()

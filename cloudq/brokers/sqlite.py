@@ -341,6 +341,13 @@ class SqliteBroker:
             ).fetchone()
         return QueueDepth(*row)
 
+    def next_visible(self, queue: str) -> float | None:
+        """When the next message of the queue can be received (epoch seconds), or None when it is empty."""
+        with self._database.reading() as db:
+            row = db.execute("SELECT MIN(visible_at) FROM messages WHERE queue = ?", (queue,)).fetchone()
+        found: float | None = row[0]
+        return found
+
     def purge(self, queue: str) -> None:
         with self._database.transaction() as db:
             db.execute("DELETE FROM messages WHERE queue = ?", (queue,))

@@ -86,10 +86,15 @@ class Filter:
 
 
 class DeadLetters:
-    """The dead-letter queue of one queue. ``queue`` is the origin's name."""
+    """The dead-letter queue of one queue. ``queue`` is the origin's name.
 
-    def __init__(self, broker: Broker, queue: str) -> None:
+    ``wait`` is how many seconds an empty answer is doubted: SQS may answer one receive with nothing
+    although there is something.
+    """
+
+    def __init__(self, broker: Broker, queue: str, wait: float = 1.0) -> None:
         self._broker = broker
+        self._wait = wait
         self.queue = queue
         name = broker.describe(queue).dead_letter_queue
         if name is None:
@@ -176,8 +181,8 @@ class DeadLetters:
         """Every message of the queue once; each stays held until it is given back or deleted."""
         seen: set[str] = set()
         empty = 0
-        while empty < 2:  # SQS may answer one receive with nothing although there is something
-            batch = self._broker.receive(self.name, 10, 1.0 if empty else 0.0, _HOLD)
+        while empty < 2:
+            batch = self._broker.receive(self.name, 10, self._wait if empty else 0.0, _HOLD)
             fresh = [each for each in batch if each.message_id not in seen]
             self._give_back([each for each in batch if each.message_id in seen])
             empty = 0 if fresh else empty + 1

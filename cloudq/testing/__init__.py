@@ -7,9 +7,9 @@ plug-in authors in ``cloudq.testing.contracts``.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cloudq.testing.box import Sandbox, Sent, sandbox
     from cloudq.testing.clock import ManualClock
     from cloudq.testing.inlining import inline
-    from cloudq.testing.box import Sandbox, Sent, sandbox
     from cloudq.testing.workers import running_worker
 
 __all__ = ["ManualClock", "Sandbox", "Sent", "inline", "running_worker", "sandbox"]

@@ -90,6 +90,8 @@ class TaskOptions(TypedDict, total=False):
     #: Errors that are expected: logged without a traceback.
     throws: tuple[type[BaseException], ...] | list[type[BaseException]]
     serializer: str
+    #: How the task's results are written (default: the setting ``result_serializer``).
+    result_serializer: str
     compression: str
     queue: str
     expires: float | None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
 
-from cloudq import context
+from cloudq import context, plugins
 from cloudq.canvas.sender import Sender
 from cloudq.canvas.signature import Signature
 from cloudq.context import Request
@@ -49,6 +49,7 @@ class Task(Generic[P, R]):
     track_started: bool | None = None
     throws: tuple[type[BaseException], ...] = ()
     serializer: str | None = None
+    result_serializer: str | None = None
     compression: str | None = None
     queue: str | None = None
     expires: float | None = None
@@ -109,6 +110,9 @@ class Task(Generic[P, R]):
             raise ImproperlyConfigured(
                 f"task {self.name}: soft_time_limit ({self.soft_time_limit:g} s) is past time_limit ({self.time_limit:g} s)"
             )
+
+        if self.result_serializer is not None:  # a wrong name must not wait for the first result
+            plugins.load("serializers", self.result_serializer)
 
     def _make_retry_policy(self) -> RetryPolicy:
         backoff = self.retry_backoff

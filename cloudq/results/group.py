@@ -6,31 +6,25 @@ is one wait of the process's shared poller.
 
 from __future__ import annotations
 
-import builtins
-import queue
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from cloudq import states
-from cloudq.errors import CorruptRecord, ServiceUnavailable, TimeoutError
+from cloudq.errors import CorruptRecord
+from cloudq.results.arrivals import aarrivals, arrivals, look
 from cloudq.results.handle import (
     AsyncResult,
     Results,
-    call_on_loop,
     error_of,
-    refuse_inside_poller,
     refuse_inside_task,
 )
 
 if TYPE_CHECKING:  # loaded by the app when it opens its store
-    from cloudq.results.poller import Callback, Ticket
     from cloudq.results.record import Record
 
 R = TypeVar("R")
 Node: TypeAlias = "AsyncResult[Any] | GroupResult[Any]"
-_Arrival: TypeAlias = "tuple[AsyncResult[Any], Record | None, Exception | None]"
 
 
 class Meta(TypedDict):
@@ -176,8 +170,8 @@ class ResultSet(Generic[R]):
             refuse_inside_task()
         waiting = iter(leaves := self._leaves())
         head = next(waiting, None)
-        with closing(self._arrivals(leaves, timeout)) as arrivals:
-            for _ in arrivals:
+        with closing(arrivals(leaves, timeout)) as arriving:
+            for _ in arriving:
                 while head is not None and head._record is not None:
                     _conclude(head, head._record, propagate, callback)
                     head = next(waiting, None)
@@ -195,8 +189,8 @@ class ResultSet(Generic[R]):
         is raised at once."""
         if disable_sync_subtasks:
             refuse_inside_task()
-        with closing(self._arrivals(self._leaves(), timeout)) as arrivals:
-            for leaf, record in arrivals:
+        with closing(arrivals(self._leaves(), timeout)) as arriving:
+            for leaf, record in arriving:
                 _conclude(leaf, record, propagate, callback)
         return self._values()
 
@@ -212,8 +206,8 @@ class ResultSet(Generic[R]):
         """Asyncio twin of ``join``; may be awaited inside ``async def`` tasks."""
         waiting = iter(leaves := self._leaves())
         head = next(waiting, None)
-        async with aclosing(self._aarrivals(leaves, timeout)) as arrivals:
-            async for _ in arrivals:
+        async with aclosing(aarrivals(leaves, timeout)) as arriving:
+            async for _ in arriving:
                 while head is not None and head._record is not None:
                     _conclude(head, head._record, propagate, callback)
                     head = next(waiting, None)
@@ -227,8 +221,8 @@ class ResultSet(Generic[R]):
         callback: Callable[[str, Any], None] | None = None,
     ) -> list[R]:
         """Asyncio twin of ``join_native``."""
-        async with aclosing(self._aarrivals(self._leaves(), timeout)) as arrivals:
-            async for leaf, record in arrivals:
+        async with aclosing(aarrivals(self._leaves(), timeout)) as arriving:
+            async for leaf, record in arriving:
                 _conclude(leaf, record, propagate, callback)
         return self._values()
 
@@ -239,13 +233,13 @@ class ResultSet(Generic[R]):
 
         ``timeout`` is in seconds, for the whole; raises ``TimeoutError``. Failures are not raised.
         """
-        for leaf, record in self._arrivals(self._leaves(), timeout):
+        for leaf, record in arrivals(self._leaves(), timeout):
             yield leaf.id, _meta(record)
 
     async def aiter_native(self, timeout: float | None = None) -> AsyncIterator[tuple[str, Meta]]:
         """Asyncio twin of ``iter_native``."""
-        async with aclosing(self._aarrivals(self._leaves(), timeout)) as arrivals:
-            async for leaf, record in arrivals:
+        async with aclosing(aarrivals(self._leaves(), timeout)) as arriving:
+            async for leaf, record in arriving:
                 yield leaf.id, _meta(record)
 
     # --- parts --------------------------------------------------------------------------------
@@ -261,96 +255,12 @@ class ResultSet(Generic[R]):
         from cloudq.results.record import Record
 
         leaves = self._leaves()
-        found = self._look(leaves)
+        found = look(leaves)
         for error in found.values():
             if isinstance(error, CorruptRecord):
                 raise error
         known = ((leaf, leaf._record or found.get(leaf.id)) for leaf in leaves)
         return [r if isinstance(r, Record) else Record(leaf.id, states.PENDING) for leaf, r in known]
-
-    def _look(self, leaves: Sequence[AsyncResult[Any]]) -> dict[str, Record | CorruptRecord]:
-        """Read those that have not ended, once; final records are kept by the results."""
-        by_source: dict[int, tuple[Results, set[str]]] = {}
-        for leaf in leaves:
-            if leaf._record is None:
-                by_source.setdefault(id(leaf._results), (leaf._results, set()))[1].add(leaf.id)
-        found: dict[str, Record | CorruptRecord] = {}
-        for source, wanted in by_source.values():
-            found.update(source.need_store().read_each(wanted))
-        for leaf in leaves:
-            record = found.get(leaf.id)
-            if leaf._record is None and record is not None and not isinstance(record, CorruptRecord):
-                leaf._record = record if record.final else None
-        return found
-
-    def _begin(self, leaves: Sequence[AsyncResult[Any]]) -> tuple[list[_Arrival], list[AsyncResult[Any]]]:
-        """What can be told at once, and whom to wait for."""
-        try:
-            found = self._look(leaves)
-        except ServiceUnavailable:
-            found = {}  # it may come back while we wait
-        told: list[_Arrival] = []
-        missing = []
-        for leaf in leaves:
-            record = found.get(leaf.id)
-            if leaf._record is not None:
-                told.append((leaf, leaf._record, None))
-            elif isinstance(record, CorruptRecord):
-                told.append((leaf, None, record))
-            else:
-                missing.append(leaf)
-        # in the order in which they ended, as far as it is known
-        told.sort(key=lambda each: (each[1].done_at or 0.0) if each[1] is not None else 0.0)
-        return told, missing
-
-    def _arrivals(
-        self, leaves: list[AsyncResult[Any]], timeout: float | None
-    ) -> Generator[tuple[AsyncResult[Any], Record], None, None]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        told, missing = self._begin(leaves)
-        for arrival in told:
-            yield _kept(arrival)
-        if not missing:
-            return
-        arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
-        watch = _Watch(missing, arrived.put, blocking=True)
-        try:
-            for done in range(len(missing)):
-                rest = None if deadline is None else max(0.0, deadline - time.monotonic())
-                try:
-                    arrival = arrived.get(timeout=rest)
-                except queue.Empty:
-                    raise _late(missing, len(missing) - done, len(leaves), timeout) from None
-                yield _kept(arrival)
-        finally:
-            watch.end()
-
-    async def _aarrivals(
-        self, leaves: list[AsyncResult[Any]], timeout: float | None
-    ) -> AsyncGenerator[tuple[AsyncResult[Any], Record], None]:
-        import asyncio
-
-        from cloudq import aio
-
-        deadline = None if timeout is None else time.monotonic() + timeout
-        told, missing = await aio.to_thread(self._begin, leaves)
-        for arrival in told:
-            yield _kept(arrival)
-        if not missing:
-            return
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[_Arrival] = asyncio.Queue()
-        watch = _Watch(missing, lambda each: call_on_loop(loop, arrived.put_nowait, each))
-        try:
-            for done in range(len(missing)):
-                rest = None if deadline is None else max(0.0, deadline - time.monotonic())
-                try:
-                    arrival = await asyncio.wait_for(arrived.get(), rest)
-                except builtins.TimeoutError:
-                    raise _late(missing, len(missing) - done, len(leaves), timeout) from None
-                yield _kept(arrival)
-        finally:
-            watch.end()
 
 
 class GroupResult(ResultSet[R]):
@@ -465,50 +375,6 @@ def result_from_tuple(plain: Any, app: Results) -> Node:
     return result
 
 
-class _Watch:
-    """One wait for many results, at the poller of each app they belong to."""
-
-    def __init__(
-        self,
-        leaves: Sequence[AsyncResult[Any]],
-        put: Callable[[_Arrival], Any],
-        *,
-        blocking: bool = False,
-    ) -> None:
-        by_poller: dict[int, tuple[Any, dict[str, list[AsyncResult[Any]]]]] = {}
-        for leaf in leaves:
-            poller = leaf._results.poller
-            same = by_poller.setdefault(id(poller), (poller, {}))[1]
-            same.setdefault(leaf.id, []).append(leaf)
-        self._tickets: list[tuple[Any, list[Ticket]]] = []
-        for poller, wanted in by_poller.values():
-            if blocking:
-                refuse_inside_poller(poller)
-            callbacks = {task_id: _teller(same, put) for task_id, same in wanted.items()}
-            self._tickets.append((poller, poller.watch_all(callbacks)))
-
-    def end(self) -> None:
-        for poller, tickets in self._tickets:
-            poller.cancel(*tickets)
-
-
-def _teller(leaves: list[AsyncResult[Any]], put: Callable[[_Arrival], Any]) -> Callback:
-    def arrived(record: Record | None, error: Exception | None) -> None:
-        for leaf in leaves:
-            put((leaf, record, error))
-
-    return arrived
-
-
-def _kept(arrival: _Arrival) -> tuple[AsyncResult[Any], Record]:
-    leaf, record, error = arrival
-    if error is not None:
-        raise error
-    assert record is not None
-    leaf._record = record
-    return leaf, record
-
-
 def _leaves_of(node: Node) -> list[AsyncResult[Any]]:
     return node._leaves() if isinstance(node, GroupResult) else [node]
 
@@ -538,10 +404,3 @@ def _meta(record: Record) -> Meta:
         "children": list(record.children),
         "date_done": record.done_at,
     }
-
-
-def _late(missing: Sequence[AsyncResult[Any]], left: int, total: int, timeout: float | None) -> TimeoutError:
-    first = next((each.id for each in missing if each._record is None), missing[0].id)
-    return TimeoutError(
-        f"{left} of {total} tasks have not ended within {timeout:g} seconds; one of them: {first}"
-    )

@@ -91,15 +91,13 @@ class ResultStore:
         """
         return self._forward(record, known, serializer)[0]
 
-    def progress(
-        self, record: Record, known: Version | None = None, *, serializer: str | None = None
-    ) -> tuple[Record, Version | None]:
+    def progress(self, record: Record, known: Version | None = None) -> tuple[Record, Version | None]:
         """Write an unfinished record (STARTED, RETRY, custom) unless a later one stands.
 
         Returns what stands and its version. A record of an earlier try is overwritten, one of a
         later try or a final one is not.
         """
-        return self._forward(record, known, serializer)
+        return self._forward(record, known, None)
 
     def forget(self, task_id: str) -> None:
         """Delete the record."""

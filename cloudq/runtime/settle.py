@@ -14,7 +14,7 @@ from typing import Any
 from cloudq import ids, states
 from cloudq.brokers.base import is_fifo
 from cloudq.clock import Clock
-from cloudq.errors import Reject, SerializationError, ValueTooLarge
+from cloudq.errors import ImproperlyConfigured, Reject, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
@@ -76,18 +76,10 @@ class Settler:
         if self._stores(ready, outcome):
             try:
                 standing = self._finish(record, ready)
-            except (SerializationError, ValueTooLarge) as error:
+            except (SerializationError, ValueTooLarge, ImproperlyConfigured) as error:
                 if outcome.state != states.SUCCESS:
                     raise
-                message = f"the result of {ready.envelope.task} cannot be stored: {error}"
-                failed = (
-                    SerializationError(message, "")
-                    if isinstance(error, SerializationError)
-                    else ValueTooLarge(message)
-                )
-                return self._end(
-                    ready, Outcome(states.FAILURE, error=failed, traceback=message, runtime=outcome.runtime)
-                )
+                return self._end(ready, _unstorable(ready, outcome, error))
         else:
             standing = record
         if standing is record:
@@ -97,11 +89,25 @@ class Settler:
         return self.conclude(ready.envelope, ready.delivery.queue, standing, self._dead_letter(ready))
 
     def _finish(self, record: Record, ready: Ready) -> Record:
+        """The record that stands. A failure that is too long for the store is told in fewer words."""
         assert self._store is not None
         store = self._store
-        return self._patience.call(
-            f"storing the result of {label(ready.envelope)}", lambda: store.finish(record, ready.known)
-        )
+        # a task's own serializer is for what it returns: a failure can always be written
+        serializer = ready.task.result_serializer if record.state == states.SUCCESS else None
+
+        def write(record: Record) -> Record:
+            return store.finish(record, ready.known, serializer=serializer)
+
+        what = f"storing the result of {label(ready.envelope)}"
+        try:
+            return self._patience.call(what, lambda: write(record))
+        except ValueTooLarge as error:
+            if record.state == states.SUCCESS:
+                raise
+            logger.warning("%s: %s; it is shortened", what, error)
+            short = record.shortened()
+            standing = self._patience.call(what, lambda: write(short))
+            return record if standing is short else standing
 
     def conclude(self, envelope: Envelope, queue: str, record: Record, dead_letter: bool = False) -> Verdict:
         """Send what follows from a final record and give the verdict. May happen any number of times."""
@@ -168,9 +174,7 @@ class Settler:
             record = self._record_of(ready, outcome).with_(
                 retries=again.retries, done_at=None, retry_at=due if plain else None
             )
-            standing, _ = self._patience.call(
-                f"recording the retry of {label(envelope)}", lambda: store.progress(record, ready.known)
-            )
+            standing = self._progress(store, record, ready)
             if standing.final:
                 return self.conclude(envelope, ready.delivery.queue, standing)
         delay = max(0.0, due - now)
@@ -186,6 +190,17 @@ class Settler:
                 "task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay
             )
         return self.send_again(again, ready.delivery.queue, due, retry.options)
+
+    def _progress(self, store: ResultStore, record: Record, ready: Ready) -> Record:
+        what = f"recording the retry of {label(ready.envelope)}"
+
+        def write(record: Record) -> Record:
+            return store.progress(record, ready.known)[0]
+
+        try:
+            return self._patience.call(what, lambda: write(record))
+        except ValueTooLarge:
+            return self._patience.call(what, lambda: write(record.shortened()))
 
     def send_again(
         self, again: Envelope, queue: str, due: float, options: Mapping[str, Any] | None = None
@@ -294,6 +309,15 @@ class Settler:
 def _rejected(error: Any) -> Bury:
     reason = error.reason if isinstance(error, Reject) else error
     return Bury("rejected", "" if reason is None else str(reason))
+
+
+def _unstorable(
+    ready: Ready, outcome: Outcome, error: SerializationError | ValueTooLarge | ImproperlyConfigured
+) -> Outcome:
+    """The task did its work, but nobody will see what it returned: that is a failure."""
+    message = f"the result of {ready.envelope.task} cannot be stored: {error}"
+    kind = ValueTooLarge(message) if isinstance(error, ValueTooLarge) else SerializationError(message, "")
+    return Outcome(states.FAILURE, error=kind, traceback=message, runtime=outcome.runtime)
 
 
 def follow_up_id(envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any]) -> str:

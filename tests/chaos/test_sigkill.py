@@ -122,7 +122,7 @@ def aws(tmp_path: Path, ministack_url: str, unique: str) -> Iterator[Scene]:
     queue.close()
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.slow)])
 def test_no_task_is_lost_when_workers_on_sqlite_are_killed(sqlite: Scene, pool: str) -> None:
     storm(sqlite, pool, tasks=200, kills=4, concurrency=2, pause=(0.1, 0.6), task_time=0.02)
 

@@ -20,7 +20,15 @@ from cloudq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExce
 WAIT = 15.0
 
 
-@pytest.fixture(scope="module", params=["solo", "threads", "prefork", "threads on aws"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "threads",
+        "prefork",
+        pytest.param("solo", marks=pytest.mark.slow),
+        pytest.param("threads on aws", marks=pytest.mark.slow),
+    ],
+)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A worker that consumes, shared by the tests of this module; it must end well."""
     pool, _, where = request.param.partition(" ")

@@ -15,6 +15,8 @@ from cloudq import CloudQ
 from cloudq.errors import TimeLimitExceeded, WorkerLostError
 
 POOLS = ["solo", "threads", "prefork"]
+#: One quick, the others with the slow tests.
+ONE_POOL = [pytest.param(pool, marks=pytest.mark.slow) if pool != "threads" else pool for pool in POOLS]
 WAIT = 20.0
 
 
@@ -35,7 +37,7 @@ def send(app: CloudQ, name: str, *args: Any, **options: Any) -> Any:
     return app.send_task(f"worker_app.{name}", args, **options)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ONE_POOL)
 def test_a_task_longer_than_the_visibility_timeout_and_its_neighbours_run_once(
     scene: Scene, app: CloudQ, pool: str
 ) -> None:
@@ -74,7 +76,7 @@ def test_sigterm_lets_the_running_task_finish_and_gives_back_the_others_at_once(
     assert app.broker.depth(scene.queue).total == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_second_signal_ends_it_at_once_and_the_task_is_delivered_again(
     scene: Scene, app: CloudQ, pool: str, number: signal.Signals
@@ -94,7 +96,7 @@ def test_a_second_signal_ends_it_at_once_and_the_task_is_delivered_again(
     assert "Traceback" not in worker.text
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ONE_POOL)
 def test_a_task_that_outlasts_the_shutdown_timeout_is_cut_short_and_given_back(
     scene: Scene, app: CloudQ, pool: str
 ) -> None:
@@ -108,7 +110,7 @@ def test_a_task_that_outlasts_the_shutdown_timeout_is_cut_short_and_given_back(
     assert app.broker.depth(scene.queue).visible == 1
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ONE_POOL)
 def test_a_hard_limit_that_strikes_during_shutdown_is_the_tasks_failure(
     scene: Scene, app: CloudQ, pool: str
 ) -> None:
@@ -132,7 +134,9 @@ def test_an_idle_worker_stops_at_once(scene: Scene, pool: str) -> None:
     assert "Traceback" not in worker.text
 
 
-@pytest.mark.parametrize("how", ["exit", "SIGSEGV", "SIGKILL"])
+@pytest.mark.parametrize(
+    "how", ["SIGSEGV", *(pytest.param(how, marks=pytest.mark.slow) for how in ("exit", "SIGKILL"))]
+)
 def test_a_task_that_kills_its_process_ends_in_the_dead_letter_queue_and_harms_nobody(
     scene: Scene, app: CloudQ, how: str
 ) -> None:

@@ -316,7 +316,7 @@ class CloudQ:
         from cloudq import assembly
 
         store = self.need_store()
-        return self._opened.get("poller", lambda: assembly.poller_of(store))
+        return self._opened.get("poller", lambda: assembly.poller_of(store, lambda: self.broker, self.conf))
 
     def need_store(self) -> ResultStore:
         """Task records on the backend. Raises ImproperlyConfigured when results are disabled."""
@@ -466,7 +466,7 @@ class _Opened:
         with self._lock:
             things, self._things = self._things, {}
         if self._pid == os.getpid():
-            for name in ("broker", "backend"):
+            for name in ("poller", "broker", "backend"):
                 if things.get(name) is not None:
                     things[name].close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloudq.backends.base import ResultBackend
 from cloudq.backends.open import open_backend
@@ -19,14 +19,15 @@ from cloudq.errors import ImproperlyConfigured
 from cloudq.hooks import Hooks
 from cloudq.producer import Producer
 from cloudq.registry import Registry
+from cloudq.results import push
 from cloudq.results.poller import Poller
 from cloudq.results.store import ResultStore
-from cloudq.runtime.inline import Inline
-from cloudq.runtime.lifecycle import Lifecycle
-from cloudq.runtime.patience import Patience
-from cloudq.runtime.settle import Settler
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
+
+if TYPE_CHECKING:  # who only publishes runs nothing
+    from cloudq.runtime.inline import Inline
+    from cloudq.runtime.lifecycle import Lifecycle
 
 #: One file for both, when nobody says otherwise: real across processes, for one machine.
 EMBEDDED: Final = "sqlite:///.cloudq/cloudq.db"
@@ -89,9 +90,13 @@ def store_of(backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clo
     return ResultStore(backend, codec.pack, codec.unpack, expires=conf.result_expires, clock=clock)
 
 
-def poller_of(store: ResultStore) -> Poller:
+def poller_of(store: ResultStore, broker: Callable[[], Broker], conf: Conf) -> Poller:
     """What every ``get()`` of a process waits with."""
-    return Poller(store.read_each)
+    poller = Poller(store.read_each)
+    queue = push.reply_queue(conf)
+    if queue is not None:
+        poller.listen_with(push.Listener(broker, queue, poller))
+    return poller
 
 
 def producer_of(
@@ -114,13 +119,17 @@ def lifecycle_of(
     hostname: str,
 ) -> Lifecycle:
     """What runs deliveries."""
+    from cloudq.runtime.lifecycle import Lifecycle
+    from cloudq.runtime.patience import Patience
+    from cloudq.runtime.settle import Settler
+
     patience = Patience(conf.worker_settle_timeout, clock)
     return Lifecycle(
         registry=registry,
         codec=codec,
         store=store,
         broker=broker,
-        settler=Settler(store, producer, conf, hooks, clock, hostname, patience),
+        settler=Settler(store, producer, conf, hooks, clock, hostname, patience, producer.post),
         conf=conf,
         hooks=hooks,
         clock=clock,
@@ -133,4 +142,6 @@ def inline_of(
     registry: Registry, codec: Codec, conf: Conf, hooks: Hooks, defaults: Defaults, clock: Clock
 ) -> Inline:
     """What runs calls here and now."""
+    from cloudq.runtime.inline import Inline
+
     return Inline(registry, codec, conf, hooks, defaults, clock)

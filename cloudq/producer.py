@@ -27,6 +27,7 @@ from cloudq.errors import (
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
 from cloudq.options import check_call_options
+from cloudq.results.push import REPLY_TO, reply_queue
 from cloudq.retry import backoff
 from cloudq.routes import compile_routes
 from cloudq.serializers.codec import Codec
@@ -107,8 +108,13 @@ class Producer:
         parent = current()
         task_id = merged.get("task_id") or ids.new_id()
         headers = dict(merged.get("headers") or {})
+        # the process that started it all is the one that waits, whoever sends the later steps
+        mine = parent.headers.get(REPLY_TO) if parent else reply_queue(self._conf)
+        reply_to = headers.pop(REPLY_TO, mine)
         if merged.get("ignore_result"):
             headers[IGNORE_RESULT] = True
+        elif reply_to:
+            headers[REPLY_TO] = reply_to
         return Envelope(
             task=name,
             id=task_id,
@@ -167,6 +173,10 @@ class Producer:
         return Outgoing(envelope.with_(eta=due), queue, self._delay(due, now, queue))
 
     # --- envelopes to the broker --------------------------------------------------------------
+
+    def post(self, queue: str, body: str) -> None:
+        """Send something that is no task, once."""
+        self._broker().send(queue, [Message(body)])
 
     def send(self, calls: Sequence[Outgoing]) -> None:
         """Publish all; returns once the broker has every one of them.

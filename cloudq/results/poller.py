@@ -14,10 +14,11 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
+from cloudq import context
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.errors import CorruptRecord, ServiceUnavailable
+from cloudq.errors import CloudQError, CorruptRecord, ServiceUnavailable
 from cloudq.results.record import Record
 
 logger = logging.getLogger("cloudq.results")
@@ -35,6 +36,13 @@ _EARLY: Final = 0.3
 Callback = Callable[[Record | None, Exception | None], None]
 #: Reads records by id; one that cannot be read is its own error and no other id's.
 ReadEach = Callable[[Iterable[str]], Mapping[str, Record | CorruptRecord]]
+
+
+class Ear(Protocol):
+    """Hears that results are there (``cloudq.results.push``)."""
+
+    def listen(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Ticket:
@@ -72,8 +80,9 @@ class Poller:
         self._read_each = read_each
         self._batch = max(1, batch)
         self._clock = clock
-        #: Set while results are announced (``result_push``): then a look is only a safety net.
+        #: True while results are announced (``result_push``): then looking is only a safety net.
         self.announced = False
+        self._ear: Ear | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -86,6 +95,10 @@ class Poller:
         self._away = False
 
     # --- the waiters' side --------------------------------------------------------------------
+
+    def listen_with(self, ear: Ear) -> None:
+        """Have ``ear`` listen for announcements while anybody waits; it calls ``look_now``."""
+        self._ear = ear
 
     def watch(self, task_id: str, callback: Callback) -> Ticket:
         """Call ``callback(record, error)`` once the record is final. Runs in the poller's thread."""
@@ -101,7 +114,7 @@ class Poller:
         if self._pid != os.getpid():  # a fork copies neither the thread nor those who waited
             self._begin()
         interval = min(LAST, FIRST * (1 + len(callbacks) // self._batch))
-        if self.announced:
+        if self.announced and context.current() is None:  # a task's subtasks are announced elsewhere
             interval = LAST
         tickets = [Ticket(task_id, callback) for task_id, callback in callbacks.items()]
         with self._changed:
@@ -116,6 +129,8 @@ class Poller:
                 self._thread = threading.Thread(target=self._run, name="cloudq-results", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+        if self._ear is not None:
+            self._ear.listen()
         return tickets
 
     def cancel(self, *tickets: Ticket) -> None:
@@ -143,6 +158,19 @@ class Poller:
                 self._push(target, self._clock.monotonic())
                 self._changed.notify_all()
             return True
+
+    def close(self) -> None:
+        """End all waits, with an error."""
+        if self._ear is not None:
+            self._ear.close()
+        if self._pid != os.getpid():
+            return
+        with self._changed:
+            targets = list(self._targets.values())
+        for each in targets:
+            self._answer(
+                each, None, CloudQError(f"the app was closed while task {each.task_id} was waited for")
+            )
 
     @property
     def waiting(self) -> int:

@@ -19,6 +19,7 @@ from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
 from cloudq.producer import Outgoing, Producer
+from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.patience import Patience
@@ -42,6 +43,7 @@ class Settler:
         clock: Clock,
         hostname: str,
         patience: Patience,
+        post: Callable[[str, str], None] | None = None,
     ) -> None:
         self._store = store
         self._producer = producer
@@ -50,6 +52,7 @@ class Settler:
         self._clock = clock
         self._hostname = hostname
         self._patience = patience
+        self._post = post
         self.holds: Callable[[Any], bool] = lambda delivery: True
 
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
@@ -80,6 +83,7 @@ class Settler:
                 if outcome.state != states.SUCCESS:
                     raise
                 return self._end(ready, _unstorable(ready, outcome, error))
+            self._announce(ready.envelope, standing)
         else:
             standing = record
         if standing is record:
@@ -108,6 +112,16 @@ class Settler:
             short = record.shortened()
             standing = self._patience.call(what, lambda: write(short))
             return record if standing is short else standing
+
+    def _announce(self, envelope: Envelope, record: Record) -> None:
+        """Tell the client's reply queue. A word lost costs its waiter a second, and nothing else."""
+        queue = envelope.headers.get(REPLY_TO)
+        if self._post is None or not isinstance(queue, str):
+            return
+        try:
+            self._post(queue, announcement(record))
+        except Exception as error:  # noqa: BLE001  the result is stored, the task has ended
+            logger.warning("announcing %s to %s: %s", label(envelope), queue, error)
 
     def conclude(self, envelope: Envelope, queue: str, record: Record, dead_letter: bool = False) -> Verdict:
         """Send what follows from a final record and give the verdict. May happen any number of times."""
@@ -144,6 +158,8 @@ class Settler:
             "root_id": envelope.root_id or envelope.id,
             "parent_id": envelope.id,
         }
+        headers = options.get("headers") or {}
+        options["headers"] = {**headers, REPLY_TO: envelope.headers.get(REPLY_TO)}
         return self._producer.prepare(signature["task"], args, signature.get("kwargs"), options)
 
     def _reject(self, ready: Ready, outcome: Outcome) -> Verdict:
@@ -152,7 +168,7 @@ class Settler:
             logger.info("task %s gave its message back: %s", label(ready.envelope), reason)
             return Release(0.0)
         if self._store is not None and ready.records:
-            self._finish(self._record_of(ready, outcome), ready)
+            self._announce(ready.envelope, self._finish(self._record_of(ready, outcome), ready))
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
         return _rejected(outcome.error)
 
@@ -236,6 +252,7 @@ class Settler:
             record = self._patience.call(
                 f"recording {label(envelope)} as revoked", lambda: store.finish(record)
             )
+            self._announce(envelope, record)
         logger.info("task %s not run: %s", label(envelope), error)
         self._hooks.fire("task_revoked", envelope=envelope, reason=str(error))
         return self.conclude(envelope, queue, record)

@@ -6,20 +6,23 @@ hard-limit exception.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from functools import partial
-from typing import Any, Final, Protocol
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cloudq import aio, states
+from cloudq import states
 from cloudq.context import Request, running
 from cloudq.errors import Ignore, Reject, Retry
 from cloudq.execution.outcome import ExceptionInfo, Outcome, format_traceback
 from cloudq.pools.base import Watch
 from cloudq.retry import RetryPolicy
+
+if TYPE_CHECKING:  # asyncio costs 30 ms of a cold start, and plain tasks do without
+    from cloudq import aio
 
 logger = logging.getLogger("cloudq.task")
 
@@ -69,10 +72,12 @@ def call(
                 target.before_start(request.id or "", args, kwargs)
                 value = target.entry(*args, **kwargs)
                 if inspect.iscoroutine(value):
+                    from cloudq import aio
+
                     value = aio.run(value)
             finally:
                 watch.end()
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it does
+        except _ends() as error:  # whatever it does
             outcome = judge(target, request, error, time.perf_counter() - started)
         else:
             outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
@@ -109,15 +114,25 @@ async def _on_loop(
     value = (
         entry(*args, **kwargs)
         if inspect.iscoroutinefunction(entry)
-        else await _user_code.run(entry, *args, **kwargs)
+        else await _user_threads().run(entry, *args, **kwargs)
     )
     if not inspect.iscoroutine(value):
         return value
     return await (value if take is None else Interruptible(value, take))
 
 
-#: Plain functions that an asyncio pool runs: threads of their own, so that they never starve what settles.
-_user_code: Final = aio.ThreadBridge(100, "cloudq-task")
+@cache
+def _user_threads() -> aio.ThreadBridge:
+    """For plain functions in an asyncio pool: threads of their own, so that they never starve what settles."""
+    from cloudq import aio
+
+    return aio.ThreadBridge(100, "cloudq-task")
+
+
+def _ends() -> tuple[type[BaseException], ...]:
+    """What ends only the task: with asyncio's CancelledError, once somebody has loaded asyncio to raise it."""
+    asyncio = sys.modules.get("asyncio")
+    return (Exception, SystemExit) if asyncio is None else (Exception, SystemExit, asyncio.CancelledError)
 
 
 class Interruptible:
@@ -128,6 +143,8 @@ class Interruptible:
         self._take = take
 
     def __await__(self) -> Generator[Any, Any, Any]:
+        import asyncio
+
         resume: Callable[[], Any] = partial(self._coroutine.send, None)
         while True:
             try:

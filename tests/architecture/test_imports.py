@@ -34,15 +34,43 @@ print(json.dumps([loaded, threading.active_count(), os.listdir(".")]))
     assert run(code, tmp_path) == [[], 1, []]
 
 
-def test_sending_on_the_embedded_broker_loads_no_sdk(tmp_path: Path) -> None:
+def test_a_project_that_only_depends_on_cloudq_is_read_without_a_toml_parser(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["cloudq>=0.1", "cloudq[aws]"]\n')
     code = """
 import json, sys
 from cloudq import CloudQ
 app = CloudQ("x")
+print(json.dumps("tomllib" in sys.modules))
+"""
+    assert run(code, tmp_path) is False
+
+
+def test_sending_on_the_embedded_broker_loads_no_sdk_and_nothing_that_runs_tasks(tmp_path: Path) -> None:
+    unwanted = [
+        "boto3", "botocore", "typer", "rich", "pydantic", "google", "azure", "asyncio", "cloudq.runtime",
+        "cloudq.execution",
+    ]  # fmt: skip
+    code = f"""
+import json, sys
+from cloudq import CloudQ
+app = CloudQ("x")
 app.send_task("t")
-print(json.dumps([name for name in ("boto3", "botocore", "typer", "rich", "pydantic", "google", "azure") if name in sys.modules]))
+print(json.dumps([name for name in {unwanted!r} if name in sys.modules]))
 """
     assert run(code, tmp_path) == []
+
+
+def test_running_a_plain_task_loads_no_asyncio(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from cloudq import CloudQ
+app = CloudQ("x")
+@app.task
+def divide(x: int, y: int) -> float: return x / y
+states = [divide.apply((1, 2)).state, divide.apply((1, 0)).state]
+print(json.dumps([states, "asyncio" in sys.modules]))
+"""
+    assert run(code, tmp_path) == [["SUCCESS", "FAILURE"], False]
 
 
 def test_imports_run_downstairs() -> None:

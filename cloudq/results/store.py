@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -72,12 +72,28 @@ class ResultStore:
     def read_each(self, task_ids: Iterable[str]) -> dict[str, Record | CorruptRecord]:
         """As ``read_many``; a record that cannot be read is given as its error, beside the others."""
         by_key = {task_key(each): each for each in task_ids}
+        try:
+            entries: Mapping[str, Entry | CorruptRecord] = self.backend.read_many(by_key)
+        except CorruptRecord:  # the store itself cannot read one of them: which one?
+            entries = self._one_by_one(by_key)
         found: dict[str, Record | CorruptRecord] = {}
-        for key, entry in self.backend.read_many(by_key).items():
+        for key, entry in entries.items():
             try:
-                found[by_key[key]] = self._load(entry, key)
+                found[by_key[key]] = entry if isinstance(entry, CorruptRecord) else self._load(entry, key)
             except CorruptRecord as error:
                 found[by_key[key]] = error
+        return found
+
+    def _one_by_one(self, keys: Iterable[str]) -> dict[str, Entry | CorruptRecord]:
+        found: dict[str, Entry | CorruptRecord] = {}
+        for key in keys:
+            try:
+                entry = self.backend.read(key)
+            except CorruptRecord as error:
+                found[key] = error
+            else:
+                if entry is not None:
+                    found[key] = entry
         return found
 
     def finish(

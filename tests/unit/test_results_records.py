@@ -11,17 +11,22 @@ from cloudq import CloudQ, states
 from cloudq.backends.base import BackendCapabilities
 from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import (
+    AccessDenied,
     CorruptRecord,
+    CredentialsError,
     ImproperlyConfigured,
+    MissingExtra,
     RemoteError,
     SendError,
     SerializationError,
+    ServiceUnavailable,
+    StoreNotFound,
     UnknownScheme,
     ValueTooLarge,
 )
 from cloudq.execution.call import NoWatch
 from cloudq.results import failure
-from cloudq.results.record import load
+from cloudq.results.record import Record, load
 from cloudq.results.store import task_key
 from cloudq.runtime.verdict import Ack, Bury, Release
 from cloudq.serializers.codec import Codec
@@ -364,3 +369,92 @@ def test_a_damaged_record_keeps_the_message_and_names_the_key(caplog: pytest.Log
     house.store.delete(task_key(result.id))  # an upgraded worker, or somebody who tidied up
     assert house.run() == [Ack()]
     assert result.get(timeout=1) == 1
+
+
+# --- stores that say no ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDenied("dynamodb://t: PutItem on task/a is denied"),
+        StoreNotFound("there is no table 't'"),
+        ServiceUnavailable("throttled"),
+        CredentialsError("expired"),
+        CorruptRecord("s3://b/task/a is not a document"),
+        KeyError("a bug of a plug-in"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("verb", ["write", "read"])
+def test_whatever_the_store_says_the_message_is_given_back_and_the_error_is_told(
+    error: Exception, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing(Wrapper):
+        refuses = True
+
+        def before(self, called: str, key: str) -> None:
+            if self.refuses and called == verb:
+                raise error
+
+    house = House(Refusing, worker_settle_timeout=0.0)
+
+    @house.app.task(name="works")
+    def works() -> int:
+        return 1
+
+    sent = works.delay()
+    if verb == "read":  # a second delivery reads what the first has left
+        house.app.broker.release(house.app.broker.receive("cloudq", 1, 0.0, 30.0))
+    assert [type(each) for each in house.run()] == [Release]
+    assert house.app.broker.depth("cloudq").total == 1
+    assert str(error) in caplog.text
+    house.store.refuses = False
+    assert house.run() == [Ack()]
+    assert sent.get(timeout=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "says"),
+    [
+        ("dynamo://t", UnknownScheme, "did you mean 'dynamodb'"),
+        ("redis://x", UnknownScheme, "Known: azureblob, dynamodb"),
+        ("s3://", ImproperlyConfigured, "s3://"),
+    ],
+)
+def test_a_wrong_url_is_refused_before_any_message_is_taken(
+    url: str, kind: type[Exception], says: str
+) -> None:
+    app = CloudQ("x", broker="memory://", backend=url)
+    app.producer.post("cloudq", '{"task": "x"}')
+    with pytest.raises(kind, match=says):
+        app.lifecycle("w")
+    assert app.broker.depth("cloudq").visible == 1
+
+
+def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud", None)
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    app = CloudQ("x", broker="memory://", backend="gs://bucket")
+    with pytest.raises(MissingExtra, match=r'pip install "cloudq-tasks\[gcs\]"'):
+        app.AsyncResult("a").get(timeout=1)
+
+
+def test_a_store_that_cannot_read_one_entry_itself_fails_that_one_only() -> None:
+    class Picky(Wrapper):
+        def before(self, verb: str, key: str) -> None:
+            if verb == "read" and key == task_key("b"):
+                raise CorruptRecord("s3://x/task/b is not a document")
+
+        def read_many(self, keys: Any) -> Any:
+            return {each: entry for each in keys if (entry := self.read(each)) is not None}
+
+    house = House(Picky)
+    for each in "ac":
+        house.app.need_store().finish(Record(each, states.SUCCESS, each))
+    found = house.app.need_store().read_each("abcd")
+    assert {each for each in found if isinstance(found[each], Record)} == {"a", "c"}
+    assert isinstance(found["b"], CorruptRecord)
+    assert "d" not in found
+    with pytest.raises(CorruptRecord, match="task/b"):
+        house.app.need_store().read_many("abc")

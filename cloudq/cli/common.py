@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cloudq.app import CloudQ
@@ -79,10 +80,13 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
     """A table for people."""
-    table = Table(*headers, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, no_wrap=number == 0)  # the first one is there to be copied
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(table)
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    # Into a file or a pipe nothing is folded or cut: programs and grep read it.
+    out.print(table, width=None if out.is_terminal else 300)
 
 
 def moment(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ stopped while tasks were running (they will be delivered again).
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -56,5 +57,8 @@ cli.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):  # what is piped into a file is there at once, too
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     with one_line_errors(True if "--debug" in sys.argv[1:2] else None):
         cli()

@@ -11,6 +11,8 @@ from cloudq.errors import DecodeError, ImproperlyConfigured, MissingExtra
 NAMES: Final = ("gzip", "bzip2", "zstd")
 #: Most bytes that compressed content may unfold to.
 MAX_UNFOLDED: Final = 64 * 1024 * 1024
+#: Largest zstd window, as a power of two: what a frame may make its reader allocate (64 MiB).
+_WINDOW_LOG: Final = 26
 
 
 def check(name: str) -> str:
@@ -34,34 +36,41 @@ def compress(name: str, data: bytes) -> bytes:
 
 
 def decompress(name: str, data: bytes, limit: int | None = None) -> bytes:
-    """Unfold ``data``, at most ``limit`` bytes of it (default: MAX_UNFOLDED). Raises DecodeError."""
+    """Unfold ``data``, at most ``limit`` bytes of it (default: MAX_UNFOLDED).
+
+    Raises DecodeError: unknown name, broken or cut short, over the limit, more than one stream.
+    """
     limit = MAX_UNFOLDED if limit is None else limit
+    unfolder, broken = _unfolder(name)
     try:
-        if name == "gzip":
-            unfolder: Any = zlib.decompressobj(31)
-            unfolded = unfolder.decompress(data, limit + 1)
-        elif name == "bzip2":
-            unfolder = bz2.BZ2Decompressor()
-            unfolded = unfolder.decompress(data, limit + 1)
-        elif name == "zstd":
-            unfolder = _zstd().ZstdDecompressor()
-            unfolded = unfolder.decompress(data, limit + 1)
-        else:
-            raise DecodeError(f"content compressed with {name!r}, which this release does not know")
-    except MissingExtra as error:
-        raise DecodeError(str(error)) from error
-    except (zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        unfolded: bytes = unfolder.decompress(data, limit + 1)
+    except broken as error:
         raise DecodeError(f"not {name}: {error}") from error
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":
-            raise DecodeError(f"not {name}: {error}") from error
-        raise
     if len(unfolded) > limit:
-        raise DecodeError(f"content unfolds to more than {limit} bytes")
+        raise DecodeError(f"{name} content unfolds to more than {limit} bytes")
     if not unfolder.eof:
         raise DecodeError(f"{name} content is cut short")
-    result: bytes = unfolded
-    return result
+    if unfolder.unused_data:  # reading only the first of several streams would lose data silently
+        raise DecodeError(
+            f"{name} content is followed by {len(unfolder.unused_data)} more bytes: write one stream"
+        )
+    return unfolded
+
+
+def _unfolder(name: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A fresh decompressor, and what it raises on broken data."""
+    if name == "gzip":
+        return zlib.decompressobj(31), (zlib.error,)
+    if name == "bzip2":
+        return bz2.BZ2Decompressor(), (OSError, EOFError, ValueError)
+    if name == "zstd":
+        try:
+            zstd = _zstd()
+        except MissingExtra as error:
+            raise DecodeError(str(error)) from error
+        options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        return zstd.ZstdDecompressor(options=options), (zstd.ZstdError, EOFError, ValueError)
+    raise DecodeError(f"content compressed with {name[:80]!r}, which this release does not know")
 
 
 def _zstd() -> Any:

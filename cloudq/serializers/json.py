@@ -25,14 +25,14 @@ class JsonSerializer:
 
     def loads(self, data: bytes) -> Any:
         plain = decode(data)
-        return tagged.from_plain(plain) if b"__type__" in data else plain
+        return tagged.from_plain(plain) if tagged.may_be_tagged(data) else plain
 
 
 def decode(data: bytes | str) -> Any:
     """JSON to plain data. Raises DecodeError, also for what is nested too deeply."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise DecodeError(f"not JSON: {error}") from error
     except RecursionError as error:
         raise DecodeError("not readable: nested too deeply") from error
+    except (msgspec.DecodeError, ValueError) as error:  # ValueError: no UTF-8; a number of 5,000 digits
+        raise DecodeError(f"not JSON: {error}") from error

@@ -22,7 +22,11 @@ class MsgpackSerializer:
 
     def loads(self, data: bytes) -> Any:
         try:
-            plain = msgspec.msgpack.decode(data)
+            plain = msgspec.msgpack.decode(data, ext_hook=_no_extension)
         except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, ValueError) as error:
             raise DecodeError(f"not MessagePack: {error}") from error
         return tagged.from_plain(plain)
+
+
+def _no_extension(code: int, data: memoryview) -> Any:
+    raise ValueError(f"extension type {code} has no meaning here")

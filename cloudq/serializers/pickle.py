@@ -24,5 +24,7 @@ class PickleSerializer:
     def loads(self, data: bytes) -> Any:
         try:
             return pickle.loads(data)  # noqa: S301  the codec has checked name and signature
+        except MemoryError:
+            raise  # the machine's trouble, not the message's
         except Exception as error:
             raise DecodeError(f"cannot be unpickled: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +45,8 @@ class KeyRing:
         """Sign with the first key."""
         if self._first is None:
             raise ImproperlyConfigured("there is no key to sign with: set security_keys")
-        return Signature(self._first, time, self._mac(self._first, text, queue, time))
+        mac = self._mac(self._first, text, queue, time)
+        return Signature(self._first, time, base64.b64encode(mac).decode("ascii"))
 
     def verify(self, text: str, queue: str, signature: Any) -> None:
         """Raise SignatureInvalid, saying why, unless the signature is one of ours."""
@@ -63,11 +63,11 @@ class KeyRing:
             given = base64.b64decode(mac, validate=True)
         except (binascii.Error, ValueError):
             raise SignatureInvalid("the signature is not base64") from None
-        if not hmac.compare_digest(given, base64.b64decode(self._mac(key, text, queue, time))):
+        if not hmac.compare_digest(given, self._mac(key, text, queue, time)):
             raise SignatureInvalid(f"the signature does not fit the message, queue {queue!r} and key {key!r}")
 
-    def _mac(self, key: str, text: str, queue: str, time: str) -> str:
+    def _mac(self, key: str, text: str, queue: str, time: str) -> bytes:
         # lengths first, so that no two different triples give the same bytes
         parts = [part.encode("utf-8", "surrogatepass") for part in (queue, time, text)]
         data = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        return base64.b64encode(hmac.new(self._keys[key], data, hashlib.sha256).digest()).decode("ascii")
+        return hmac.digest(self._keys[key], data, "sha256")

@@ -66,9 +66,8 @@ def call(
     hard, soft = request.timelimit
     with running(request):
         try:
-            # begin() is inside: a soft limit may strike at any instruction up to end()
-            watch.begin(soft, hard)
             try:
+                watch.begin(soft, hard)  # from here on a limit may strike at any instruction
                 target.before_start(request.id or "", args, kwargs)
                 value = target.entry(*args, **kwargs)
                 if inspect.iscoroutine(value):
@@ -93,8 +92,8 @@ async def acall(
     hard, soft = request.timelimit
     with running(request):
         try:
-            watch.begin(soft, hard)
             try:
+                watch.begin(soft, hard)
                 target.before_start(request.id or "", args, kwargs)
                 value = await _on_loop(target.entry, args, kwargs, watch)
             finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 
 class Watch(Protocol):
@@ -33,7 +33,17 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the runner holds. Called once, in the process that made it."""
+        """Give back what the runner holds. Called once, by the pool, in the process where it ran,
+        after its last job (a pool owns its runner, a ready-made one too)."""
+        ...
+
+
+@runtime_checkable
+class AsyncRunner(Runner, Protocol):
+    """A runner that can do its job on an event loop; ``run`` stays for other pools."""
+
+    async def arun(self, job: Any, watch: Watch) -> Any:
+        """Do the job and return the reply. ``watch`` is used on the loop's thread."""
         ...
 
 
@@ -55,8 +65,9 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process (or thread) that ran the job is gone. ``detail`` says how, for people:
-    "killed by signal 11 (SIGSEGV)", "exit code 3"."""
+    """There is no reply: the process (or thread) that ran the job is gone, or what the runner made
+    of the job could not be handed over. ``detail`` says how, for people: "killed by signal 11
+    (SIGSEGV)", "exit code 3". ``started`` is False when the job certainly never ran."""
 
     detail: str
     started: bool = True
@@ -78,7 +89,13 @@ End: TypeAlias = Finished | Died | TimedOut | Returned
 
 
 class Pool(Protocol):
-    """Runs jobs, ``size`` at a time."""
+    """Runs jobs, ``size`` at a time.
+
+    Limits are upheld as far as the pool's means go: a signal interrupts blocking calls (``solo`` on
+    the main thread, ``prefork``), an exception thrown into a thread does not (``threads``,
+    ``solo`` elsewhere: it waits until a C call such as ``time.sleep`` returns), and a coroutine
+    is reached where it awaits (``asyncio``).
+    """
 
     @property
     def size(self) -> int:
@@ -96,7 +113,8 @@ class Pool(Protocol):
     def submit(self, job: Any, done: Callable[[End], None]) -> None:
         """Run ``job`` as soon as a place is free; never blocks (``solo`` runs it here and now).
 
-        ``done`` is called exactly once, from any thread, and must be quick.
+        ``done`` is called exactly once, from any thread, and must be quick; what it raises is
+        logged. After ``stop`` the job ends as ``Returned`` here and now.
         """
         ...
 
@@ -104,4 +122,12 @@ class Pool(Protocol):
         """No new jobs. Those not started end as ``Returned`` at once; running ones get ``grace``
         seconds, then are stopped (``Died``) where the pool can. Idempotent; may be called again
         with a shorter grace from another thread."""
+        ...
+
+
+class Resizable(Protocol):
+    """A pool whose size may change while it runs."""
+
+    def resize(self, size: int) -> None:
+        """Grow at once, or shrink as running jobs end. Never blocks. Raises ValueError below 1."""
         ...

@@ -1,405 +1,430 @@
-"""Prefork: a process per place. The parent hands jobs down and takes replies; a child that dies or
-outlives its hard limit costs its own job only, and is replaced (decision 14)."""
+"""A pool of processes (decision 14): the parent hands jobs down and takes replies, children run them.
+
+A child that dies, or runs past a hard limit and is killed, costs its own job and nobody else's. One
+supervisor thread waits for all children at once, without polling; a job goes to an idle child
+straight from the thread that submits it.
+"""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
+import math
 import pickle
 import selectors
 import signal
-import struct
+import socket
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured
-from cloudq.pools import child
-from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut
+from cloudq.pools import frames
+from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec
+from cloudq.pools.claim import Done, tell
+from cloudq.pools.launch import Launcher, launcher
+from cloudq.pools.place import BUSY, IDLE, LEAVING, STARTING, Place
 
 logger = logging.getLogger("cloudq.pools")
 
-#: Seconds that a child gets to make its runner.
-START_TIMEOUT: Final = 120.0
-#: Longest pause before a child that cannot start is tried again, seconds.
-MAX_PAUSE: Final = 30.0
+#: Seconds that an idle child has to close its runner and exit, in a running and in a stopping pool.
+_EXIT: Final = 30.0
+_EXIT_AT_STOP: Final = 2.0
+#: Seconds before another child is tried when children cannot start: doubling from, at most.
+_PAUSE: Final = (0.5, 30.0)
+_TERMINAL: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-
-class Child:
-    """One process, and what it is doing."""
-
-    __slots__ = (
-        "deadline",
-        "done",
-        "gone",
-        "hard",
-        "job",
-        "leaving",
-        "pipe",
-        "process",
-        "ready",
-        "timed_out",
-    )
-
-    def __init__(self, process: Any, pipe: Connection) -> None:
-        self.process = process
-        self.pipe = pipe
-        self.ready = False
-        self.leaving = False
-        self.gone = False
-        self.job: Any = None
-        self.done: Callable[[End], None] | None = None
-        self.hard = 0.0
-        self.deadline: float | None = None
-        self.timed_out = False
-
-    def kill(self) -> None:
-        self.process.kill()
+Told = list[tuple[Done, End]]
 
 
 class PreforkPool:
-    """``size`` child processes. ``max_memory_per_child`` is KiB."""
+    """``size`` child processes, each with a runner of its own.
+
+    ``max_tasks_per_child`` and ``max_memory_per_child`` (KiB; the most resident memory that it ever
+    had, as Celery counts) replace a child between jobs. ``start_method`` is ``spawn`` (a fresh interpreter for each child,
+    children of this process) or ``forkserver`` (forks of one clean process: quicker replacements).
+    ``start_timeout`` is how long a child may take to make its runner, in seconds.
+    """
 
     def __init__(
         self,
         size: int,
-        *,
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         start_method: str = "spawn",
+        start_timeout: float = 120.0,
     ) -> None:
+        if size < 1:
+            raise ImproperlyConfigured(f"a pool of processes has at least 1, not {size}")
         self._size = size
         self._max_tasks = max_tasks_per_child
-        self._max_memory = max_memory_per_child
-        self._context: Any = multiprocessing.get_context(start_method)
+        self._max_memory = max_memory_per_child * 1024 if max_memory_per_child else None
+        self._start_timeout = start_timeout
+        self._launcher: Launcher = launcher(start_method)
         self._spec: RunnerSpec | None = None
-        self._lock = threading.RLock()
-        self._waiting: deque[tuple[Any, Callable[[End], None]]] = deque()
-        self._idle: list[Child] = []
-        self._children: list[Child] = []
+        self._lock = threading.Lock()
+        self._places: set[Place] = set()
+        self._idle: list[Place] = []
+        self._pending: deque[tuple[bytes, Done]] = deque()
         self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._started = threading.Condition(self._lock)
-        self._broken: str | None = None
-        self._ever_ready = False
-        self._pause = 0.5
-        self._respawn_at: float | None = None
-        self._stopping = False
-        self._deadline = float("inf")
-        self._killed = False
-        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        # Held open by us alone: when we die, every child reads the end of it.
-        self._lifeline_read, self._lifeline_write = self._context.Pipe(duplex=False)
+        self._up = threading.Condition(self._lock)
+        self._was_up = False
+        self._start_error: str | None = None
+        self._failures = 0
+        self._retry_at = -math.inf
+        self._stopping = False
+        self._deadline = math.inf
+        self._gone = threading.Event()
 
     @property
     def size(self) -> int:
+        """How many jobs run at once."""
         return self._size
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the children that live."""
+        """The children that live now."""
         with self._lock:
-            return [each.process.pid for each in self._children]
+            return [place.process.pid for place in self._places]
 
-    # --- contract -----------------------------------------------------------------------------
+    # --- the contract -------------------------------------------------------------------------
 
     def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
+        """As Pool.start: returns when every child is ready."""
+        try:
+            pickle.dumps(spec, 5)
+        except Exception as error:
+            raise ImproperlyConfigured(
+                f"the arguments of the runner {spec.factory} cannot be sent to a child process: {error}"
+            ) from error
         self._spec = spec
-        self._thread = threading.Thread(target=self._run, name="cloudq-prefork", daemon=True)
-        with self._lock:
-            for _ in range(self._size):
-                self._spawn()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._supervise, name="cloudq-prefork", daemon=True)
         self._thread.start()
-        with self._started:
-            ready = self._started.wait_for(
-                lambda: self._broken is not None or sum(each.ready for each in self._children) >= self._size,
-                START_TIMEOUT,
-            )
-        if self._broken is not None or not ready:
+        with self._up:
+            self._up.wait_for(lambda: self._was_up or self._start_error is not None or self._stopping)
+            error_text = None if self._was_up else self._start_error
+        if error_text is not None:
             self.stop(0.0)
-            why = self._broken or f"it was not ready within {START_TIMEOUT:g} seconds"
-            raise ImproperlyConfigured(f"a child process cannot start: {why}")
+            raise ImproperlyConfigured(f"the pool's children cannot start: {error_text}")
 
-    def submit(self, job: Any, done: Callable[[End], None]) -> None:
+    def submit(self, job: Any, done: Done) -> None:
+        """As Pool.submit. A job that cannot be pickled ends as Died, not started."""
+        try:
+            data = frames.pack(frames.JOB, pickle.dumps(job, 5))
+        except Exception as error:  # noqa: BLE001  anything may come out of a pickling class
+            text = f"the job, a {type(job).__name__}, cannot be pickled: {type(error).__name__}: {error}"
+            tell(done, Died(text, started=False))
+            return
         with self._lock:
-            if not self._stopping:
-                if self._idle and not self._waiting:
-                    self._give(self._idle.pop(), job, done)
-                else:
-                    self._waiting.append((job, done))
-                return
-        done(Returned())
+            accepted = not self._stopping
+            if accepted:
+                wake = self._assign(data, done)
+        if not accepted:
+            tell(done, Returned())
+        elif wake:
+            self._wake()
 
     def resize(self, size: int) -> None:
-        """Grow at once, or shrink as children become idle."""
+        """As Resizable.resize."""
+        if size < 1:
+            raise ValueError(f"a pool of processes has at least 1, not {size}")
         with self._lock:
             self._size = size
-            while len(self._children) < size:
-                self._spawn()
-            while len(self._children) > size and self._idle:
-                self._dismiss(self._idle.pop())
         self._wake()
 
     def stop(self, grace: float) -> None:
+        """As Pool.stop: returns when every child is gone (at once when called from a ``done``)."""
         with self._lock:
             self._stopping = True
             self._deadline = min(self._deadline, time.monotonic() + grace)
-            returned, self._waiting = list(self._waiting), deque()
-            while self._idle:
-                self._dismiss(self._idle.pop())
+            returned = list(self._pending)
+            self._pending.clear()
+            self._up.notify_all()
         for _, done in returned:
-            done(Returned())
-        self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._ended.wait(grace + 10.0)
-
-    # --- children -----------------------------------------------------------------------------
-
-    def _spawn(self) -> None:
-        here, there = self._context.Pipe()
-        process = self._context.Process(
-            target=child.main,
-            args=(there, self._lifeline_read, self._spec, self._max_tasks, self._max_memory),
-            name=f"Child-{len(self._children) + 1}",
-            daemon=False,
-        )
-        process.start()
-        there.close()
-        made = Child(process, here)
-        self._children.append(made)
-        self._selector.register(here, selectors.EVENT_READ, made)
-        self._wake()
-
-    def _give(self, to: Child, job: Any, done: Callable[[End], None]) -> None:
-        to.job, to.done, to.deadline, to.timed_out = job, done, None, False
-        try:
-            to.pipe.send_bytes(pickle.dumps(job, protocol=5))
-        except (BrokenPipeError, ConnectionResetError, OSError):
-            to.kill()  # it died while idle; its end is seen by the supervisor, which moves the job on
-            to.job = _NotStarted(job)
-
-    def _dismiss(self, one: Child) -> None:
-        """Tell an idle child to end: the end of its pipe."""
-        one.leaving = True
-        self._forget(one)
-
-    def _forget(self, one: Child) -> None:
-        if one.gone:
+            tell(done, Returned())
+        if self._thread is None:
             return
-        one.gone = True
-        self._selector.unregister(one.pipe)
-        one.pipe.close()
-        if one in self._children:
-            self._children.remove(one)
-        if one in self._idle:
-            self._idle.remove(one)
-        threading.Thread(target=_reap, args=(one.process,), name="cloudq-reap", daemon=True).start()
+        self._wake()
+        if self._thread is not threading.current_thread():
+            self._gone.wait()
 
-    # --- supervision --------------------------------------------------------------------------
+    # --- jobs (all under the lock) ------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _assign(self, data: bytes, done: Done) -> bool:
+        """Give the job to an idle child, or keep it. True when the supervisor must look."""
+        while self._idle:
+            place = self._idle.pop()
+            if place.give(data, done):
+                return place.writing
+            place.state = LEAVING  # it has died: the supervisor is about to hear of it
+        self._pending.append((data, done))
+        return False
+
+    def _next(self, place: Place) -> None:
+        """The child is free: another job, or rest, or the end."""
+        excess = sum(each.state != LEAVING for each in self._places) > self._size
+        if place.killed:
+            place.state = LEAVING
+        elif self._stopping or place.last or excess:
+            place.dismiss(_EXIT_AT_STOP if self._stopping else _EXIT)
+        elif self._pending and place.give(*self._pending[0]):
+            self._pending.popleft()
+        else:
+            place.state = IDLE
+            self._idle.append(place)
+
+    # --- the supervisor -----------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        # Children inherit the mask, so a Ctrl-C cannot hit one that has no handler yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
         try:
-            while not self._finished():
-                for key, _ in self._selector.select(self._timeout()):
+            while self._look_after():
+                events = self._selector.select(self._timeout())
+                told: Told = []
+                for key, mask in events:
                     if key.data is None:
-                        self._drain_wakes()
-                    elif not key.data.gone:
-                        self._hear(key.data)
-                self._enforce()
+                        self._drain()
+                    else:
+                        self._attend(key.data, key.fileobj, mask, told)
+                for done, end in told:
+                    tell(done, end)
         except Exception:
-            logger.exception("the prefork supervisor failed")
-            self._give_up()
+            logger.critical("the supervisor of the prefork pool failed; the pool stops", exc_info=True)
         finally:
-            self._lifeline_write.close()
-            self._ended.set()
+            self._collapse()
 
-    def _give_up(self) -> None:
-        """Every job still gets its end."""
+    def _look_after(self) -> bool:
+        """Timers, missing and superfluous children. False when there is nothing left to do."""
+        now = time.monotonic()
         with self._lock:
-            self._stopping = True
-            ends: list[tuple[Callable[[End], None], End]] = [(done, Returned()) for _, done in self._waiting]
-            self._waiting.clear()
-            for each in list(self._children):
-                each.kill()
-                if each.done is not None:
-                    ends.append((each.done, Died("its pool failed")))
-                    each.done = None
-                self._forget(each)
-        for done, end in ends:
-            done(end)
+            for place in self._places:
+                if now >= place.kill_at:
+                    self._late(place)
+            if self._stopping:
+                self._wind_up(now)
+                return bool(self._places)
+            staying = sum(place.state != LEAVING for place in self._places)
+            while staying > self._size and self._idle:
+                self._idle.pop(0).dismiss(_EXIT)
+                staying -= 1
+            missing = self._missing(self._size - staying, now)
+        for _ in range(missing):
+            self._launch()
+        return True
 
-    def _finished(self) -> bool:
+    def _late(self, place: Place) -> None:
+        # What it has said by now counts: a job that has ended is not killed for its limit.
+        if place.state == BUSY and place.talks and self._said_more(place):
+            return
+        place.kill(place.why)
+
+    def _said_more(self, place: Place) -> bool:
+        try:
+            return bool(place.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
+    def _missing(self, missing: int, now: float) -> int:
+        """How many children to start: one at a time, and with pauses, while they fail to start."""
+        if self._failures == 0:
+            return missing
+        starting = sum(place.state == STARTING for place in self._places)
+        return min(missing, 1 - starting) if now >= self._retry_at else 0
+
+    def _launch(self) -> None:
+        try:  # not under the lock: it takes milliseconds, and submit() must not wait for it
+            place = Place(self._launcher, self._boot, self._start_timeout)
+        except OSError as error:
+            with self._lock:
+                self._failed(f"the system refused a new process: {error}")
+            return
         with self._lock:
-            return self._stopping and not self._children
+            self._places.add(place)
+            self._selector.register(place.sock, selectors.EVENT_READ, place)
+            self._selector.register(place.process.fileno(), selectors.EVENT_READ, place)
+            self._write_on(place)
+
+    def _boot(self, parent: int) -> bytes:
+        assert self._spec is not None
+        boot = frames.Boot(self._spec, tuple(sys.argv), self._max_tasks, self._max_memory, parent)
+        return frames.pack(frames.BOOT, pickle.dumps(boot, 5))
+
+    def _wind_up(self, now: float) -> None:
+        over = now >= self._deadline
+        self._idle.clear()
+        for place in self._places:
+            if place.killed:
+                continue
+            if place.state == IDLE:
+                place.dismiss(_EXIT_AT_STOP)
+            elif place.state == STARTING:
+                place.kill("the pool was stopped while it started")
+            elif place.state == BUSY and over:
+                place.kill("killed: it still ran when the pool was stopped")
+            elif place.state == LEAVING:
+                place.kill_at = min(place.kill_at, now + _EXIT_AT_STOP)
 
     def _timeout(self) -> float | None:
         with self._lock:
-            times = [each.deadline for each in self._children if each.deadline is not None]
-            if self._stopping and not self._killed:
-                times.append(self._deadline)
-            if self._respawn_at is not None:
-                times.append(self._respawn_at)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+            at = min((place.kill_at for place in self._places), default=math.inf)
+            if self._stopping:
+                if any(place.state == BUSY and not place.killed for place in self._places):
+                    at = min(at, self._deadline)
+            elif self._failures and sum(place.state != LEAVING for place in self._places) < self._size:
+                starting = any(place.state == STARTING for place in self._places)
+                at = at if starting else min(at, self._retry_at)
+        return None if at == math.inf else max(0.0, at - time.monotonic())
 
-    def _hear(self, one: Child) -> None:
-        """Everything a child has said; then, if it is gone, what that means for its job."""
-        try:
-            while True:
-                self._understand(one, one.pipe.recv_bytes())
-                if one.gone or not one.pipe.poll():
-                    return
-        except (EOFError, OSError):
-            self._bereaved(one)
+    # --- children -----------------------------------------------------------------------------
 
-    def _understand(self, one: Child, message: bytes) -> None:
-        kind, rest = message[:1], message[1:]
-        if kind in (child.REPLY, child.LAST):
-            self._settled(one, Finished(pickle.loads(rest)), kind == child.LAST)  # noqa: S301  our own child
-        elif kind == child.BEGIN:
-            one.hard = struct.unpack("!d", rest)[0]
-            one.deadline = time.monotonic() + one.hard
-        elif kind == child.END:
-            one.deadline = None
-        elif kind == child.FAILED:
-            self._settled(one, Died(rest.decode()), False)
-        elif kind == child.READY:
-            with self._started:
-                one.ready = self._ever_ready = True
-                self._pause = 0.5
-                self._started.notify_all()
-                self._next_for(one)
-        elif kind == child.BROKEN:
-            self._cannot_start(one, rest.decode())
-
-    def _settled(self, one: Child, end: End, last: bool) -> None:
+    def _attend(self, place: Place, source: Any, mask: int, told: Told) -> None:
         with self._lock:
-            done, one.done, one.job, one.deadline = one.done, None, None, None
-            if last:
-                one.leaving = True
-                self._forget(one)
-                if not self._stopping and len(self._children) < self._size:
-                    self._spawn()
+            if place not in self._places:
+                return
+            if source is place.sock:
+                if mask & selectors.EVENT_WRITE:
+                    place.flush()
+                    self._write_on(place)
+                if mask & selectors.EVENT_READ:
+                    self._hear(place, told)
             else:
-                self._next_for(one)
+                self._bury(place, told)
+
+    def _write_on(self, place: Place) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if place.writing else 0)
+        if self._selector.get_key(place.sock).events != wanted:
+            self._selector.modify(place.sock, wanted, place)
+
+    def _hear(self, place: Place, told: Told) -> None:
+        heard, more = place.hear()
+        for kind, body in heard:
+            self._understand(place, kind, body, told)
+        if not more and place.talks:
+            place.hung_up()
+            self._selector.unregister(place.sock)
+            if place in self._idle:
+                self._idle.remove(place)
+        elif more and place.writing:
+            self._write_on(place)
+
+    def _understand(self, place: Place, kind: int, body: bytes, told: Told) -> None:
+        if kind == frames.REPLY:
+            self._ended(place, _read(body), told)
+        elif kind == frames.BEGIN:
+            place.watch(frames.FLOAT.unpack(body)[0])
+        elif kind == frames.END:
+            place.unwatch()
+        elif kind == frames.READY:
+            self._ready(place)
+        elif kind == frames.LEAVING:
+            place.last = True
+        elif kind == frames.LOST:
+            self._ended(place, Died(body.decode("utf-8", "replace")), told)
+        elif kind == frames.UNREAD:
+            self._ended(place, Died(body.decode("utf-8", "replace"), started=False), told)
+        elif kind == frames.FAILED:
+            place.dismiss(_EXIT)
+            self._failed(body.decode("utf-8", "replace"))
+
+    def _ended(self, place: Place, end: End, told: Told) -> None:
+        done = place.take()
+        self._next(place)  # first of all: it should not wait for what `done` does
         if done is not None:
-            done(end)
+            told.append((done, end))
 
-    def _next_for(self, one: Child) -> None:
-        if self._stopping or len(self._children) > self._size:
-            self._dismiss(one)
-        elif self._waiting:
-            self._give(one, *self._waiting.popleft())
-        else:
-            self._idle.append(one)
+    def _ready(self, place: Place) -> None:
+        place.kill_at = math.inf
+        self._failures = 0
+        self._next(place)
+        if not self._was_up and not any(each.state == STARTING for each in self._places):
+            self._was_up = len(self._places) >= self._size and self._start_error is None
+            self._up.notify_all()
 
-    def _bereaved(self, one: Child) -> None:
-        """The child is gone."""
-        one.process.join(5.0)
-        if one.process.exitcode is None:  # it closed its pipe and lives on: not one of ours any more
-            one.kill()
-            one.process.join(5.0)
-        detail = _how(one.process.exitcode)
-        with self._lock:
-            done, job = one.done, one.job
-            one.done = one.job = None
-            self._forget(one)
-            unstarted = isinstance(job, _NotStarted)
-            if unstarted and done is not None and not self._stopping:
-                self._waiting.appendleft((job.job, done))
-                done = None
-            if not self._stopping and len(self._children) < self._size:
-                if one.ready:
-                    logger.warning("child process %d ended (%s); replaced", one.process.pid, detail)
-                    self._spawn()
-                else:
-                    self._later(f"child process {one.process.pid} ended before it was ready ({detail})")
-        if done is None:
+    def _failed(self, text: str) -> None:
+        """A child could not start: an error for start(), or a pause before the next try."""
+        if not self._was_up:
+            self._start_error = self._start_error or text
+            self._up.notify_all()
             return
-        if unstarted:
-            done(Returned())
-        elif one.timed_out:
-            done(TimedOut(one.hard))
-        else:
-            done(Died(detail))
+        if self._stopping or time.monotonic() < self._retry_at:
+            return  # several fail together: that is one failure
+        pause = min(_PAUSE[1], _PAUSE[0] * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        self._retry_at = time.monotonic() + pause
+        logger.error("a child process cannot start; next try in %g s: %s", pause, text)
 
-    def _cannot_start(self, one: Child, why: str) -> None:
-        with self._started:
-            self._forget(one)
-            if not self._ever_ready:
-                self._broken = why
-                self._started.notify_all()
-            elif not self._stopping:
-                self._later(f"a child process cannot start: {why}")
+    def _bury(self, place: Place, told: Told) -> None:
+        """The process is gone."""
+        self._selector.unregister(place.process.fileno())
+        if place.talks:
+            self._hear(place, told)  # its last words, a reply perhaps
+        if place.talks:
+            self._selector.unregister(place.sock)
+        if place in self._idle:
+            self._idle.remove(place)
+        self._places.discard(place)
+        state, done = place.state, place.take()
+        how, end = place.bury()
+        if done is not None:
+            told.append((done, end))
+        if state == STARTING:
+            self._failed(f"it died while starting: {how}")
+        elif state != LEAVING and not self._stopping:
+            logger.warning("child process %d is gone (%s); another takes its place", place.process.pid, how)
 
-    def _later(self, why: str) -> None:
-        """Children that cannot start are tried again, ever more slowly."""
-        if not self._ever_ready and self._broken is None:
-            self._broken = why
-            self._started.notify_all()
-            return
-        logger.error("%s; trying again in %.1f s", why, self._pause)
-        self._respawn_at = time.monotonic() + self._pause
-        self._pause = min(MAX_PAUSE, self._pause * 2)
-
-    def _enforce(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            for each in self._children:
-                if each.deadline is not None and now >= each.deadline:
-                    each.timed_out, each.deadline = True, None
-                    each.kill()
-            if self._respawn_at is not None and now >= self._respawn_at and not self._stopping:
-                self._respawn_at = None
-                while len(self._children) < self._size:
-                    self._spawn()
-            if self._stopping and not self._killed and now >= self._deadline:
-                self._killed = True
-                for each in self._children:
-                    each.kill()
+    # --- waking and ending --------------------------------------------------------------------
 
     def _wake(self) -> None:
         try:
-            os.write(self._wake_write, b"w")
+            self._waker.send(b"w")
         except BlockingIOError:
-            pass  # it is awake already
+            pass  # it will wake anyway
+        except OSError:
+            if not self._gone.is_set():
+                raise
 
-    def _drain_wakes(self) -> None:
+    def _drain(self) -> None:
         try:
-            os.read(self._wake_read, 4096)
+            self._woken.recv(4096)
         except BlockingIOError:
-            pass
+            return
+        with self._lock:
+            for place in self._places:
+                if place.talks:
+                    self._write_on(place)
+
+    def _collapse(self) -> None:
+        """The end of the supervisor, in order or not: nobody is left running, no job without an end."""
+        told: Told = []
+        with self._lock:
+            self._stopping = True
+            for place in self._places:
+                place.kill("killed: the pool's supervisor failed")
+                if (done := place.take()) is not None:
+                    told.append((done, Died("killed: the pool's supervisor failed")))
+                place.bury()
+            self._places.clear()
+            told += [(done, Returned()) for _, done in self._pending]
+            self._pending.clear()
+            self._up.notify_all()
+            self._launcher.close()
+            self._selector.close()
+        for done, end in told:
+            tell(done, end)
+        self._gone.set()
+        self._waker.close()
+        self._woken.close()
 
 
-class _NotStarted:
-    """Marks a job that never reached its child."""
-
-    def __init__(self, job: Any) -> None:
-        self.job = job
-
-
-def _reap(process: Any) -> None:
-    process.join(10.0)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-
-
-def _how(code: int | None) -> str:
-    """An exit code for people."""
-    if code is None:
-        return "it does not end"
-    if code >= 0:
-        return f"exit code {code}"
+def _read(body: bytes) -> End:
     try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    return f"killed by signal {-code} ({name})"
+        return Finished(pickle.loads(body))  # noqa: S301  from our own child
+    except Exception as error:  # noqa: BLE001  anything may come out of an unpickling class
+        return Died(f"the reply cannot be read here: {type(error).__name__}: {error}")

@@ -1,145 +1,142 @@
-"""Solo: one job at a time, in the thread that submits it. For debugging, and for the smallest containers."""
+"""The pool of one: every job runs in the thread that submits it."""
 
 from __future__ import annotations
 
-import logging
-import signal
 import threading
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
+import time
+from collections import deque
+from typing import Any, Final
 
-from cloudq.errors import SoftTimeLimitExceeded
-from cloudq.plugins import load_object
-from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut, Watch
-from cloudq.pools.interrupt import HardLimit, Limits, ThreadWatch
+from cloudq.pools import runners
+from cloudq.pools.alarm import AlarmWatch
+from cloudq.pools.base import Died, End, Returned, Runner, RunnerSpec
+from cloudq.pools.claim import Claim, Done
+from cloudq.pools.guard import attempt, guarded
+from cloudq.pools.watchdog import ThreadWatch, Watchdog
 
-logger = logging.getLogger("cloudq.pools")
-
-
-class AlarmWatch:
-    """Limits by SIGALRM: for jobs on the main thread. It interrupts waiting C calls as well."""
-
-    def __init__(
-        self, tell: Callable[[float | None], None] = lambda hard: None, own_hard: bool = True
-    ) -> None:
-        self._tell = tell
-        self._own_hard = own_hard
-        self._armed = False
-        self._rest: float | None = None
-        self._before: Any = None
-        self.hard: float | None = None
-
-    def begin(self, soft: float | None, hard: float | None) -> None:
-        self.hard = hard
-        if hard is not None:
-            self._tell(hard)
-        mine = hard if self._own_hard else None
-        first = soft if soft is not None else mine
-        if first is None:
-            return
-        self._rest = None if soft is None or mine is None else max(0.001, mine - soft)
-        self._kind: type[BaseException] = SoftTimeLimitExceeded if soft is not None else HardLimit
-        self._before = signal.signal(signal.SIGALRM, self._ring)
-        self._armed = True
-        signal.setitimer(signal.ITIMER_REAL, max(0.001, first))
-
-    def end(self) -> None:
-        was_armed, self._armed = self._armed, False
-        if was_armed:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            signal.signal(signal.SIGALRM, self._before)
-        if self.hard is not None:
-            self._tell(None)
-            self.hard = None
-
-    def _ring(self, number: int, frame: FrameType | None) -> None:
-        if not self._armed:
-            return
-        kind = self._kind
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
-            self._kind = HardLimit
-            signal.setitimer(signal.ITIMER_REAL, rest)
-        raise kind
+#: Seconds that a stopping pool gives an interrupted job to come out of its ``finally`` blocks.
+_OUT: Final = 0.5
 
 
 class SoloPool:
-    """Runs each job inside ``submit``."""
+    """Runs jobs one after another inside ``submit``; a submit that comes while one runs (from the
+    job's ``done``, or another thread) leaves its job to that one.
+
+    On the main thread limits come as signals and interrupt blocking calls; elsewhere they are thrown
+    into the thread and wait for a C call to return.
+    """
 
     def __init__(self, size: int = 1) -> None:
+        """``size`` is there for all pools to be made alike: this one has one place."""
         self._runner: Runner | None = None
-        self._lock = threading.Lock()
-        self._limits = Limits()
-        self._running: ThreadWatch | None = None
+        self._dog = Watchdog("cloudq-solo-watchdog")
+        self._alarm = AlarmWatch(quiet=(guarded, attempt))
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Any, Done]] = deque()
+        self._busy = False
+        self._thread: int | None = None
+        self._claim: Claim | None = None
+        self._watch: AlarmWatch | ThreadWatch = self._alarm
         self._stopping = False
-        self._on_main = False
-        self._cut = False
+        self._closed = False
+        self._deadline = float("inf")
 
     @property
     def size(self) -> int:
+        """Always 1."""
         return 1
 
     def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
-        self._runner = runner if runner is not None else load_object(spec.factory)(*spec.args)
-        on_main = threading.current_thread() is threading.main_thread()
-        if on_main and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-            signal.signal(signal.SIGALRM, _wake_up)
+        """As Pool.start."""
+        self._runner = runner if runner is not None else runners.make(spec)
 
-    def submit(self, job: Any, done: Callable[[End], None]) -> None:
-        with self._lock:
-            done(Returned() if self._stopping else self._work(job))
+    def submit(self, job: Any, done: Done) -> None:
+        """Run ``job`` now and call ``done`` before returning (unless another job is running)."""
+        with self._changed:
+            accepted = not self._stopping
+            if accepted:
+                self._waiting.append((job, done))
+                if self._busy:
+                    return
+                self._busy = True
+                self._thread = threading.get_ident()
+        if accepted:
+            self._drain()
+        else:
+            Claim(done).tell(Returned())
 
     def stop(self, grace: float) -> None:
-        self._stopping = True
-        if self._lock.acquire(timeout=grace):
-            self._lock.release()
-        elif (running := self._running) is not None:
-            self._cut = True
-            running.strike(HardLimit)
-            if self._on_main and callable(signal.getsignal(signal.SIGALRM)):
-                # a waiting C call (sleep, a socket) ends early only for a signal
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
-        self._limits.close()
+        """As Pool.stop. Called by the job itself (or a signal handler above it) it does not wait."""
+        with self._changed:
+            self._stopping = True
+            self._deadline = min(self._deadline, time.monotonic() + grace)
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for _, done in waiting:
+            Claim(done).tell(Returned())
+        if self._thread != threading.get_ident():
+            self._wait_for_job()
+        with self._changed:
+            close, self._closed = not self._closed and not self._busy, self._closed or not self._busy
+        if close:
+            self._close()
 
-    def _work(self, job: Any) -> End:
-        assert self._runner is not None
-        self._on_main = threading.current_thread() is threading.main_thread()
-        watch: Watch = AlarmWatch() if self._on_main else ThreadWatch(self._limits)
-        hard: list[float | None] = []
-        cut = self._running = ThreadWatch(self._limits)
-        try:
-            cut.arm()
+    def _wait_for_job(self) -> None:
+        with self._changed:
+            while self._busy and (left := self._deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if not self._busy:
+                return
+            claim = self._claim
+        self._watch.interrupt()
+        with self._changed:
+            if self._changed.wait_for(lambda: not self._busy, _OUT):
+                return
+        if claim is not None:
+            claim.tell(Died("the pool was stopped while it ran; it may still be running"))
+
+    def _close(self) -> None:
+        self._dog.close()
+        if threading.current_thread() is threading.main_thread():
+            self._alarm.close()
+        runners.close(self._runner)
+
+    # --- the job ------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._release()
+                    late = self._stopping and not self._closed
+                    self._closed = self._closed or late
+                    break
+                job, done = self._waiting.popleft()
+                self._claim = claim = Claim(done)
             try:
-                return Finished(self._runner.run(job, _Noting(watch, hard)))
-            finally:
-                cut.end()
-        except HardLimit:
-            return (
-                Died("it was still running when the pool stopped") if self._cut else TimedOut(hard[-1] or 0.0)
-            )
-        except Exception as error:
-            logger.exception("a runner failed")
-            return Died(f"the runner failed: {error!r}")
+                end = self._run(job)
+            except BaseException:  # KeyboardInterrupt: for the process, not for the job
+                claim.tell(Died("interrupted"))
+                self._release()
+                raise
+            claim.tell(end)
+        if late:
+            self._close()
+
+    def _release(self) -> None:
+        with self._changed:
+            self._busy, self._thread, self._claim = False, None, None
+            self._changed.notify_all()
+
+    def _run(self, job: Any) -> End:
+        assert self._runner is not None, "submit before start"
+        if threading.current_thread() is threading.main_thread():
+            self._watch = self._alarm
+            return guarded(self._runner, job, self._alarm)
+        self._watch = watch = ThreadWatch(self._dog)
+        self._dog.add(watch)
+        try:
+            return guarded(self._runner, job, watch)
         finally:
-            self._running = None
-            watch.end()
-
-
-def _wake_up(number: int, frame: FrameType | None) -> None:
-    """Does nothing: that it is called at all lets a pending exception out of a C call."""
-
-
-class _Noting:
-    """A watch that remembers the hard limit it was given."""
-
-    def __init__(self, watch: Watch, hard: list[float | None]) -> None:
-        self._watch = watch
-        self._hard = hard
-
-    def begin(self, soft: float | None, hard: float | None) -> None:
-        self._hard.append(hard)
-        self._watch.begin(soft, hard)
-
-    def end(self) -> None:
-        self._watch.end()
+            self._dog.remove(watch)

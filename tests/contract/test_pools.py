@@ -1,14 +1,17 @@
 """Every pool keeps the pool contract."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from cloudq.pools.asyncio import AsyncioPool
 from cloudq.pools.prefork import PreforkPool
 from cloudq.pools.solo import SoloPool
 from cloudq.pools.threads import ThreadsPool
 from cloudq.testing.contracts import PoolContract
+from cloudq.testing.contracts.pool import make_async_runner
 
 
 def _making(kind: Any) -> Iterator[Callable[..., Any]]:
@@ -37,9 +40,33 @@ class TestThreads(PoolContract):
         yield from _making(ThreadsPool)
 
 
+class TestAsyncio(PoolContract):
+    runner = staticmethod(make_async_runner)
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(AsyncioPool)
+
+
+class TestAsyncioWithARunnerThatIsNot(PoolContract):
+    """It gets threads."""
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(AsyncioPool)
+
+
 class TestPrefork(PoolContract):
     processes = True
 
     @pytest.fixture
     def make_pool(self) -> Iterator[Callable[..., Any]]:
         yield from _making(PreforkPool)
+
+
+class TestPreforkByForkserver(PoolContract):
+    processes = True
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(functools.partial(PreforkPool, start_method="forkserver"))

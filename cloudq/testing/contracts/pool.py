@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -24,6 +25,8 @@ class ToyRunner:
         kind, *rest = job
         if kind == "limited":
             return self._limited(watch, *rest)
+        if kind == "afterwards":
+            return self._afterwards(watch, *rest)
         return getattr(self, "do_" + kind)(*rest)
 
     def _limited(
@@ -55,6 +58,17 @@ class ToyRunner:
         time.sleep(seconds)
         return "slept"
 
+    def do_span(self, seconds: float) -> tuple[float, float]:
+        start = time.time()
+        time.sleep(seconds)
+        return start, time.time()
+
+    def _afterwards(self, watch: Watch, seconds: float, soft: float, hard: float) -> str:
+        watch.begin(soft, hard)
+        watch.end()
+        self._busy(seconds, False)
+        return "undisturbed"
+
     def do_where(self) -> tuple[int, str]:
         return os.getpid(), threading.current_thread().name
 
@@ -77,6 +91,56 @@ class ToyRunner:
 
     def close(self) -> None:
         pass
+
+
+class AsyncToyRunner(ToyRunner):
+    """The same on an event loop, for pools that have one."""
+
+    async def arun(self, job: Any, watch: Watch) -> Any:
+        kind, *rest = job
+        if kind == "limited":
+            return await self._alimited(watch, *rest)
+        if kind == "afterwards":
+            seconds, soft, hard = rest
+            watch.begin(soft, hard)
+            watch.end()
+            await self._await(seconds, False)
+            return "undisturbed"
+        if kind == "sleep":
+            await asyncio.sleep(rest[0])
+            return "slept"
+        if kind == "span":
+            start = time.time()
+            await asyncio.sleep(rest[0])
+            return start, time.time()
+        return getattr(self, "do_" + kind)(*rest)
+
+    async def _alimited(
+        self, watch: Watch, seconds: float, soft: float | None, hard: float | None, stubborn: bool
+    ) -> Any:
+        try:
+            watch.begin(soft, hard)
+            try:
+                return await self._await(seconds, stubborn)
+            finally:
+                watch.end()
+        except SoftTimeLimitExceeded:
+            return "soft"
+
+    async def _await(self, seconds: float, stubborn: bool) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(0.005)
+            except SoftTimeLimitExceeded:
+                if not stubborn:
+                    raise
+        return "done"
+
+
+def make_async_runner() -> AsyncToyRunner:
+    """By import path."""
+    return AsyncToyRunner()
 
 
 def make_runner() -> ToyRunner:
@@ -114,12 +178,14 @@ class PoolContract:
     processes = False
     #: Several jobs run at once, and submit() does not wait.
     concurrent = True
+    #: Makes the runner for pools that stay in this process.
+    runner: Callable[[], ToyRunner] = staticmethod(make_runner)
 
     @pytest.fixture
     def pool(self, make_pool: Callable[..., Any]) -> Any:
         """A started pool of two."""
         pool = make_pool(2)
-        pool.start(SPEC, make_runner())
+        pool.start(SPEC, self.runner())
         return pool
 
     def test_a_job_gives_its_reply(self, pool: Any) -> None:
@@ -195,10 +261,10 @@ class PoolContract:
             pytest.skip("nothing waits: submit runs the job")
         running, waiting = Ends(), Ends()
         for _ in range(2):
-            pool.submit(("sleep", 0.5), running)
-        time.sleep(0.1)  # both have begun
+            pool.submit(("sleep", 0.4), running)
         for _ in range(5):
             pool.submit(("echo", 1), waiting)
+        time.sleep(0.1)  # so that both have begun
 
         pool.stop(10.0)
 
@@ -234,6 +300,95 @@ class PoolContract:
 
         pool.submit(("echo", 1), ends)
         assert ends.wait(2)[1] == Finished(1)
+
+    def test_a_callback_that_raises_does_not_end_the_pool(self, pool: Any) -> None:
+        def bad(end: End) -> None:
+            raise RuntimeError("a listener with a bug")
+
+        ends = Ends()
+        for _ in range(3):
+            pool.submit(("echo", 0), bad)
+        pool.submit(("echo", 1), ends)
+
+        assert ends.wait() == [Finished(1)]
+
+    def test_a_callback_may_submit_the_next_job(self, pool: Any) -> None:
+        ends = Ends()
+
+        def next_one(end: End) -> None:
+            ends(end)
+            if len(ends.got) < 50:
+                pool.submit(("echo", len(ends.got)), next_one)
+
+        pool.submit(("echo", 0), next_one)
+
+        assert ends.wait(50) == [Finished(n) for n in range(50)]
+
+    def test_a_callback_may_stop_the_pool(self, pool: Any) -> None:
+        ends = Ends()
+
+        def stop(end: End) -> None:
+            pool.stop(5.0)
+            ends(end)
+
+        pool.submit(("echo", 1), stop)
+
+        assert ends.wait() == [Finished(1)]
+        pool.stop(5.0)
+
+    def test_a_second_stop_cuts_the_first_one_short(self, pool: Any) -> None:
+        if not self.concurrent:
+            pytest.skip("submit runs the job")
+        ends = Ends()
+        pool.submit(("limited", 30.0, None, None, False), ends)
+        time.sleep(0.1)
+        patient = threading.Thread(target=pool.stop, args=(60.0,))
+        patient.start()
+        time.sleep(0.1)
+        started = time.monotonic()
+
+        pool.stop(0.0)
+        patient.join(10.0)
+
+        assert not patient.is_alive()
+        assert time.monotonic() - started < 8.0
+        [end] = ends.wait()
+        assert isinstance(end, Died)
+
+    def test_a_limit_is_over_with_the_user_code(self, pool: Any) -> None:
+        """What the runner does after ``watch.end()`` (writing results) is nobody's to interrupt."""
+        ends = Ends()
+        pool.submit(("afterwards", 0.4, 0.1, 0.2), ends)
+
+        assert ends.wait() == [Finished("undisturbed")]
+
+    def test_the_size_can_change(self, pool: Any) -> None:
+        if not hasattr(pool, "resize"):
+            pytest.skip("of fixed size")
+        ends = Ends()
+        pool.resize(4)
+        started = self._side_by_side(pool, 4)
+        assert started == 4
+
+        pool.resize(1)
+        assert pool.size == 1
+        pool.submit(("echo", 1), ends)
+        ends.wait()
+        assert self._side_by_side(pool, 2) == 1
+
+    def _side_by_side(self, pool: Any, jobs: int) -> int:
+        """How many jobs overlapped the first that ended. Children take a moment to start: so several tries."""
+        most = 0
+        deadline = time.monotonic() + 15.0
+        while most < jobs and time.monotonic() < deadline:
+            ends = Ends()
+            for _ in range(jobs):
+                pool.submit(("span", 0.15), ends)
+            spans = sorted(each.reply for each in ends.wait(jobs))  # type: ignore[union-attr]
+            most = sum(start < min(end for _, end in spans) for start, _ in spans)
+            if jobs == 2:
+                break
+        return most
 
     # --- pools of processes -------------------------------------------------------------------
 

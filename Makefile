@@ -41,7 +41,7 @@ test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installe
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow"
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -57,10 +57,16 @@ def make_gcs_bucket(url: str, name: str) -> None:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An azurite in memory; yields a connection string."""
+    with running_azurite(tmp_path_factory.mktemp("azurite")) as text:
+        yield text
+
+
+@contextlib.contextmanager
+def running_azurite(folder: Path) -> Iterator[str]:
+    """An azurite of one's own; yields a connection string."""
     node = shutil.which("node")
     if node is None or not AZURITE.exists():
         servers.absent("azurite", "install Node.js, then run `npm ci` in tests/emulators")
-    folder = tmp_path_factory.mktemp("azurite")
     port = servers.free_port()
     arguments = [str(node), str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
     arguments += ["--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from cloudq import errors
 from cloudq.backends.base import ResultBackend
-from cloudq.backends.sqlite import SqliteBackend
 from cloudq.coordination.lock import CLOCK_SKEW, RETENTION, Lease, Lock
 from cloudq.errors import CorruptRecord, LeaseLost
+from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import (
     ContentVersions,
     Counting,
@@ -24,46 +22,8 @@ from cloudq.testing.stores import (
 )
 
 
-class ManualClock:
-    """Time that goes on only when it is told to; a sleep tells it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now - 1_600_000_000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    sleep = advance
-
-    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        raise AssertionError("nothing here waits on a condition")
-
-
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["memory", "tells-what-is-there", "content-versions", "sqlite"])
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[ResultBackend]:
-    if request.param == "sqlite":
-        store: ResultBackend = SqliteBackend(None, clock)
-    elif request.param == "content-versions":
-        store = ContentVersions(MemoryStore(clock))
-    else:
-        store = MemoryStore(clock, conflict_has_entry=request.param == "tells-what-is-there")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def lock(store: ResultBackend, clock: ManualClock) -> Lock:
+def lock(store: ResultBackend, clock: JumpingClock) -> Lock:
     return Lock(store, "beat", clock)
 
 
@@ -73,7 +33,7 @@ def taken(lock: Lock, ttl: float = 30) -> Lease:
     return lease
 
 
-def test_only_one_holds_it(lock: Lock, clock: ManualClock) -> None:
+def test_only_one_holds_it(lock: Lock, clock: JumpingClock) -> None:
     lease = taken(lock)
     assert lease.until == clock.time() + 30
     assert lock.acquire(30) is None
@@ -84,7 +44,7 @@ def test_a_released_lock_is_free_at_once(lock: Lock) -> None:
     taken(lock)
 
 
-def test_an_expired_lease_is_taken_over_only_after_the_clocks_skew(lock: Lock, clock: ManualClock) -> None:
+def test_an_expired_lease_is_taken_over_only_after_the_clocks_skew(lock: Lock, clock: JumpingClock) -> None:
     taken(lock, 30)
     clock.advance(30 + CLOCK_SKEW / 2)
     assert lock.acquire(30) is None
@@ -93,7 +53,7 @@ def test_an_expired_lease_is_taken_over_only_after_the_clocks_skew(lock: Lock, c
 
 
 def test_the_fence_grows_across_releases_takeovers_and_the_documents_own_expiry(
-    lock: Lock, clock: ManualClock
+    lock: Lock, clock: JumpingClock
 ) -> None:
     fences = []
     for round_ in range(12):
@@ -108,7 +68,7 @@ def test_the_fence_grows_across_releases_takeovers_and_the_documents_own_expiry(
     assert fences == sorted(set(fences))
 
 
-def test_renewing_keeps_the_fence_and_moves_the_end(lock: Lock, clock: ManualClock) -> None:
+def test_renewing_keeps_the_fence_and_moves_the_end(lock: Lock, clock: JumpingClock) -> None:
     lease = taken(lock, 30)
     clock.advance(20)
     renewed = lock.renew(lease, 30)
@@ -123,7 +83,7 @@ def test_an_old_lease_object_still_renews_after_a_renewal(lock: Lock) -> None:
     assert lock.renew(first, 30).fence == first.fence
 
 
-def test_renewing_a_lost_lease_raises_and_changes_nothing(lock: Lock, clock: ManualClock) -> None:
+def test_renewing_a_lost_lease_raises_and_changes_nothing(lock: Lock, clock: JumpingClock) -> None:
     lost = taken(lock, 10)
     clock.advance(20)
     other = taken(lock, 30)
@@ -134,7 +94,7 @@ def test_renewing_a_lost_lease_raises_and_changes_nothing(lock: Lock, clock: Man
     assert lock.renew(other, 30).fence == other.fence
 
 
-def test_a_lease_that_ran_out_unnoticed_may_be_renewed(lock: Lock, clock: ManualClock) -> None:
+def test_a_lease_that_ran_out_unnoticed_may_be_renewed(lock: Lock, clock: JumpingClock) -> None:
     lease = taken(lock, 10)
     clock.advance(100)
     assert lock.renew(lease, 10).fence == lease.fence
@@ -147,7 +107,7 @@ def test_a_released_lease_cannot_be_renewed(lock: Lock) -> None:
         lock.renew(lease, 30)
 
 
-def test_hold_waits_its_turn_and_gives_back_even_after_an_error(lock: Lock, clock: ManualClock) -> None:
+def test_hold_waits_its_turn_and_gives_back_even_after_an_error(lock: Lock, clock: JumpingClock) -> None:
     lease = taken(lock, 5)
     with pytest.raises(KeyError), lock.hold(30, wait=60) as mine:
         assert mine.fence > lease.fence
@@ -155,7 +115,7 @@ def test_hold_waits_its_turn_and_gives_back_even_after_an_error(lock: Lock, cloc
     taken(lock)
 
 
-def test_hold_gives_up_after_its_wait(lock: Lock, clock: ManualClock) -> None:
+def test_hold_gives_up_after_its_wait(lock: Lock, clock: JumpingClock) -> None:
     taken(lock, 1000)
     started = clock.monotonic()
     with (
@@ -171,12 +131,12 @@ def test_hold_without_patience_tries_once(lock: Lock) -> None:
         raise AssertionError("not reached")
 
 
-def test_locks_of_different_names_do_not_meet(store: ResultBackend, clock: ManualClock) -> None:
+def test_locks_of_different_names_do_not_meet(store: ResultBackend, clock: JumpingClock) -> None:
     taken(Lock(store, "a", clock))
     taken(Lock(store, "b", clock))
 
 
-def test_a_renewal_and_a_release_cost_one_call_each(clock: ManualClock) -> None:
+def test_a_renewal_and_a_release_cost_one_call_each(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock))
     lock = Lock(counted, "beat", clock)
     lease = taken(lock)
@@ -186,7 +146,7 @@ def test_a_renewal_and_a_release_cost_one_call_each(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_acquire_whose_reply_was_lost_is_still_ours(seed: int, clock: ManualClock) -> None:
+def test_an_acquire_whose_reply_was_lost_is_still_ours(seed: int, clock: JumpingClock) -> None:
     rng = Random(seed)
     flaky = Flaky(ContentVersions(MemoryStore(clock)), rng, refused=0.2, lost=0.3)
     lock = Lock(flaky, "beat", clock, rand=rng.random)
@@ -200,7 +160,9 @@ def test_an_acquire_whose_reply_was_lost_is_still_ours(seed: int, clock: ManualC
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-def test_a_holder_that_dies_anywhere_is_taken_over_with_a_higher_fence(step: int, clock: ManualClock) -> None:
+def test_a_holder_that_dies_anywhere_is_taken_over_with_a_higher_fence(
+    step: int, clock: JumpingClock
+) -> None:
     store = MemoryStore(clock)
     first = taken(Lock(store, "beat", clock), 10)
     clock.advance(20)
@@ -210,7 +172,7 @@ def test_a_holder_that_dies_anywhere_is_taken_over_with_a_higher_fence(step: int
     assert taken(Lock(store, "beat", clock)).fence > first.fence
 
 
-def test_a_foreign_document_is_refused_with_its_name(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_foreign_document_is_refused_with_its_name(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("lock/beat", b"hello")
     with pytest.raises(CorruptRecord, match="lock/beat"):
         Lock(store, "beat", clock).acquire(10)

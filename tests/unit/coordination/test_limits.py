@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from cloudq.backends.base import ResultBackend
-from cloudq.backends.sqlite import SqliteBackend
 from cloudq.coordination.limits import MAX_SKEW, RETENTION, Slot, Slots, TokenBucket, parse_rate
 from cloudq.coordination.lock import CLOCK_SKEW
 from cloudq.errors import LeaseLost
+from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import ContentVersions, Counting, Flaky, MemoryStore, SlowNames
-
-
-class ManualClock:
-    """Time that goes on only when it is told to; a sleep tells it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now - 1_600_000_000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    sleep = advance
-
-    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        raise AssertionError("nothing here waits on a condition")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["memory", "tells-what-is-there", "content-versions", "sqlite"])
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[ResultBackend]:
-    if request.param == "sqlite":
-        store: ResultBackend = SqliteBackend(None, clock)
-    elif request.param == "content-versions":
-        store = ContentVersions(MemoryStore(clock))
-    else:
-        store = MemoryStore(clock, conflict_has_entry=request.param == "tells-what-is-there")
-    yield store
-    store.close()
 
 
 class Ahead:
     """A machine whose wall clock is wrong by so many seconds."""
 
-    def __init__(self, clock: ManualClock, seconds: float) -> None:
+    def __init__(self, clock: JumpingClock, seconds: float) -> None:
         self._clock, self._seconds = clock, seconds
         self.monotonic, self.sleep, self.wait = clock.monotonic, clock.sleep, clock.wait
 
@@ -96,7 +56,7 @@ def test_what_is_no_rate_is_refused(text: str | float) -> None:
 # --- tokens ------------------------------------------------------------------------------------
 
 
-def test_tokens_come_at_the_rate_and_the_wait_is_exact(store: ResultBackend, clock: ManualClock) -> None:
+def test_tokens_come_at_the_rate_and_the_wait_is_exact(store: ResultBackend, clock: JumpingClock) -> None:
     bucket = TokenBucket(store, "api", "2/s", clock)
     assert [bucket.take(), bucket.take()] == [0, 0]
     wait = bucket.take()
@@ -106,7 +66,7 @@ def test_tokens_come_at_the_rate_and_the_wait_is_exact(store: ResultBackend, clo
     assert bucket.take() > 0
 
 
-def test_a_slow_limit_lets_one_go_at_a_time(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_slow_limit_lets_one_go_at_a_time(store: ResultBackend, clock: JumpingClock) -> None:
     bucket = TokenBucket(store, "api", "6/m", clock)
     assert bucket.take() == 0
     assert bucket.take() == pytest.approx(10)
@@ -117,7 +77,7 @@ def test_a_slow_limit_lets_one_go_at_a_time(store: ResultBackend, clock: ManualC
 
 
 def simulate(
-    buckets: list[TokenBucket], clock: ManualClock, seconds: float, seed: int, step: float = 0.01
+    buckets: list[TokenBucket], clock: JumpingClock, seconds: float, seed: int, step: float = 0.01
 ) -> list[int]:
     """Workers that always have something to do; how many starts each got."""
     rng, got = Random(seed), [0] * len(buckets)
@@ -131,7 +91,7 @@ def simulate(
 
 @pytest.mark.parametrize("workers", [1, 5, 20])
 def test_all_workers_together_keep_to_the_rate_and_use_it(
-    workers: int, store: ResultBackend, clock: ManualClock
+    workers: int, store: ResultBackend, clock: JumpingClock
 ) -> None:
     buckets = [TokenBucket(store, "api", "50/s", clock) for _ in range(workers)]
     got = sum(simulate(buckets, clock, 20, seed=workers))
@@ -139,7 +99,7 @@ def test_all_workers_together_keep_to_the_rate_and_use_it(
     assert got >= 0.85 * 50 * 20
 
 
-def test_a_busy_limit_costs_about_two_writes_per_block(clock: ManualClock) -> None:
+def test_a_busy_limit_costs_about_two_writes_per_block(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock))
     bucket = TokenBucket(counted, "api", "100/s", clock, burst=200, block=50)
     got = simulate([bucket], clock, 20, seed=1, step=0.005)[0]
@@ -148,7 +108,7 @@ def test_a_busy_limit_costs_about_two_writes_per_block(clock: ManualClock) -> No
     assert counted.calls.total() < 4 * got / 50
 
 
-def test_an_empty_bucket_is_not_asked_again_before_its_time(clock: ManualClock) -> None:
+def test_an_empty_bucket_is_not_asked_again_before_its_time(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock))
     bucket = TokenBucket(counted, "api", "1/m", clock)
     bucket.take()
@@ -160,7 +120,7 @@ def test_an_empty_bucket_is_not_asked_again_before_its_time(clock: ManualClock) 
     assert counted.calls.total() == before
 
 
-def test_tokens_in_hand_are_void_after_a_while(store: ResultBackend, clock: ManualClock) -> None:
+def test_tokens_in_hand_are_void_after_a_while(store: ResultBackend, clock: JumpingClock) -> None:
     hoarder = TokenBucket(store, "api", "10/s", clock)
     for _ in range(7):  # blocks of 1, 2, 4: all handed out
         assert hoarder.take() == 0
@@ -172,7 +132,7 @@ def test_tokens_in_hand_are_void_after_a_while(store: ResultBackend, clock: Manu
     assert got == 10
 
 
-def test_several_tokens_are_granted_together_or_not_at_all(store: ResultBackend, clock: ManualClock) -> None:
+def test_several_tokens_are_granted_together_or_not_at_all(store: ResultBackend, clock: JumpingClock) -> None:
     bucket = TokenBucket(store, "api", "10/s", clock)
     assert bucket.take(8) == 0
     assert bucket.take(5) == pytest.approx(0.3)
@@ -182,7 +142,7 @@ def test_several_tokens_are_granted_together_or_not_at_all(store: ResultBackend,
         bucket.take(11)
 
 
-def test_clocks_that_differ_a_little_do_not_raise_the_rate(store: ResultBackend, clock: ManualClock) -> None:
+def test_clocks_that_differ_a_little_do_not_raise_the_rate(store: ResultBackend, clock: JumpingClock) -> None:
     skews = [-2.0, 0.0, 1.5, 3.0]
     buckets = [TokenBucket(store, "api", "20/s", Ahead(clock, skew)) for skew in skews]
     got = sum(simulate(buckets, clock, 30, seed=2))
@@ -191,7 +151,7 @@ def test_clocks_that_differ_a_little_do_not_raise_the_rate(store: ResultBackend,
 
 
 def test_a_clock_that_is_an_hour_ahead_does_not_raise_the_rate_nor_stop_the_others_for_good(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     wrong = TokenBucket(store, "api", "20/s", Ahead(clock, 3600.0))
     right = [TokenBucket(store, "api", "20/s", clock) for _ in range(3)]
@@ -201,7 +161,7 @@ def test_a_clock_that_is_an_hour_ahead_does_not_raise_the_rate_nor_stop_the_othe
     assert got >= 20 * (20 - 3 - MAX_SKEW)
 
 
-def test_a_flaky_store_only_ever_lowers_the_rate(clock: ManualClock) -> None:
+def test_a_flaky_store_only_ever_lowers_the_rate(clock: JumpingClock) -> None:
     rng = Random(5)
     store = Flaky(ContentVersions(MemoryStore(clock)), rng, refused=0.1, lost=0.2)
     buckets = [TokenBucket(store, "api", "10/s", clock, rand=rng.random) for _ in range(3)]
@@ -210,14 +170,14 @@ def test_a_flaky_store_only_ever_lowers_the_rate(clock: ManualClock) -> None:
     assert 0 < got <= 10 * (clock.monotonic() - started) + 10
 
 
-def test_an_unused_limit_leaves_the_store(store: ResultBackend, clock: ManualClock) -> None:
+def test_an_unused_limit_leaves_the_store(store: ResultBackend, clock: JumpingClock) -> None:
     TokenBucket(store, "api", "10/s", clock).take()
     clock.advance(RETENTION + 1)
     assert store.read("limit/api") is None
 
 
 @pytest.mark.parametrize(("burst", "block"), [(0, 1), (5, 6), (5, 0)])
-def test_impossible_blocks_are_refused(burst: int, block: int, clock: ManualClock) -> None:
+def test_impossible_blocks_are_refused(burst: int, block: int, clock: JumpingClock) -> None:
     with pytest.raises(ValueError, match="block"):
         TokenBucket(MemoryStore(clock), "api", 10, clock, burst=burst, block=block)
 
@@ -233,7 +193,7 @@ def entered(slots: Slots, owner: str, ttl: float = 60) -> Slot:
 
 @pytest.mark.parametrize("limit", [1, 3, 20, 21, 50])
 def test_no_more_than_the_limit_hold_a_place_and_no_place_stays_empty(
-    limit: int, store: ResultBackend, clock: ManualClock
+    limit: int, store: ResultBackend, clock: JumpingClock
 ) -> None:
     slots = Slots(store, "db", limit, clock)
     held = [entered(slots, f"w{number}") for number in range(limit)]
@@ -245,7 +205,7 @@ def test_no_more_than_the_limit_hold_a_place_and_no_place_stays_empty(
 
 
 def test_the_dead_ones_place_is_taken_over_after_its_lease_and_the_clocks_skew(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     slots = Slots(store, "db", 1, clock)
     lost = entered(slots, "w1", 30)
@@ -259,7 +219,7 @@ def test_the_dead_ones_place_is_taken_over_after_its_lease_and_the_clocks_skew(
     assert list(slots.holders()) == ["w2"]
 
 
-def test_a_renewed_place_is_kept(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_renewed_place_is_kept(store: ResultBackend, clock: JumpingClock) -> None:
     slots = Slots(store, "db", 1, clock)
     slot = entered(slots, "w1", 30)
     for _ in range(5):
@@ -269,7 +229,7 @@ def test_a_renewed_place_is_kept(store: ResultBackend, clock: ManualClock) -> No
     assert slot.until == clock.time() + 30
 
 
-def test_one_holders_short_lease_does_not_shorten_anothers(store: ResultBackend, clock: ManualClock) -> None:
+def test_one_holders_short_lease_does_not_shorten_anothers(store: ResultBackend, clock: JumpingClock) -> None:
     slots = Slots(store, "db", 2, clock)
     entered(slots, "long", 7 * 86_400)
     entered(slots, "short", 10)
@@ -280,7 +240,7 @@ def test_one_holders_short_lease_does_not_shorten_anothers(store: ResultBackend,
 
 @pytest.mark.parametrize("limit", [2, 50])
 def test_the_same_owner_asking_again_holds_one_place(
-    limit: int, store: ResultBackend, clock: ManualClock
+    limit: int, store: ResultBackend, clock: JumpingClock
 ) -> None:
     slots = Slots(store, "db", limit, clock)
     entered(slots, "w1", 10)
@@ -289,7 +249,7 @@ def test_the_same_owner_asking_again_holds_one_place(
     assert len(slots.holders()) == 1
 
 
-def test_a_place_of_its_own_for_everyone_where_a_key_stands_one_write_per_second(clock: ManualClock) -> None:
+def test_a_place_of_its_own_for_everyone_where_a_key_stands_one_write_per_second(clock: JumpingClock) -> None:
     store = SlowNames(MemoryStore(clock), clock)
     slots = Slots(store, "db", 5, clock)
     for number in range(5):
@@ -298,7 +258,7 @@ def test_a_place_of_its_own_for_everyone_where_a_key_stands_one_write_per_second
     assert store.refused == 0
 
 
-def test_acquiring_costs_a_read_and_a_write_and_a_full_house_one_read(clock: ManualClock) -> None:
+def test_acquiring_costs_a_read_and_a_write_and_a_full_house_one_read(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock))
     slots = Slots(counted, "db", 40, clock)
     for number in range(40):
@@ -309,7 +269,7 @@ def test_acquiring_costs_a_read_and_a_write_and_a_full_house_one_read(clock: Man
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_flaky_store_never_lets_one_too_many_in(seed: int, clock: ManualClock) -> None:
+def test_a_flaky_store_never_lets_one_too_many_in(seed: int, clock: JumpingClock) -> None:
     rng = Random(seed)
     memory = MemoryStore(clock)
     store = Flaky(ContentVersions(memory), rng, refused=0.1, lost=0.3)
@@ -328,6 +288,6 @@ def test_a_flaky_store_never_lets_one_too_many_in(seed: int, clock: ManualClock)
 
 
 @pytest.mark.parametrize(("limit", "ttl"), [(0, 10), (1, 0)])
-def test_impossible_slots_are_refused(limit: int, ttl: float, clock: ManualClock) -> None:
+def test_impossible_slots_are_refused(limit: int, ttl: float, clock: JumpingClock) -> None:
     with pytest.raises(ValueError, match=r"slots|ttl"):
         Slots(MemoryStore(clock), "db", limit, clock).acquire("w", ttl)

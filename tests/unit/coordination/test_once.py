@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from cloudq.backends.base import ResultBackend
-from cloudq.backends.sqlite import SqliteBackend
 from cloudq.coordination.lock import CLOCK_SKEW
 from cloudq.coordination.once import Claimed, Done, Once, Running, Token
 from cloudq.errors import LeaseLost, ServiceUnavailable
+from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import (
     ContentVersions,
     Counting,
@@ -25,46 +23,8 @@ from cloudq.testing.stores import (
 )
 
 
-class ManualClock:
-    """Time that goes on only when it is told to; a sleep tells it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now - 1_600_000_000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    sleep = advance
-
-    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        raise AssertionError("nothing here waits on a condition")
-
-
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["memory", "tells-what-is-there", "content-versions", "sqlite"])
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[ResultBackend]:
-    if request.param == "sqlite":
-        store: ResultBackend = SqliteBackend(None, clock)
-    elif request.param == "content-versions":
-        store = ContentVersions(MemoryStore(clock))
-    else:
-        store = MemoryStore(clock, conflict_has_entry=request.param == "tells-what-is-there")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def once(store: ResultBackend, clock: ManualClock) -> Once:
+def once(store: ResultBackend, clock: JumpingClock) -> Once:
     return Once(store, clock)
 
 
@@ -74,7 +34,7 @@ def claimed(once: Once, owner: str, lease: float = 60, key: str = "order 7") -> 
     return claim.token
 
 
-def test_the_first_gets_the_work_and_the_second_is_told_who_runs_it(once: Once, clock: ManualClock) -> None:
+def test_the_first_gets_the_work_and_the_second_is_told_who_runs_it(once: Once, clock: JumpingClock) -> None:
     token = claimed(once, "w1", 60)
     assert once.claim("order 7", "w2", 60) == Running(clock.time() + 60, "w1")
     assert token.until == clock.time() + 60
@@ -92,7 +52,7 @@ def test_an_empty_record_is_a_record(once: Once) -> None:
     assert once.claim("order 7", "w2", 60) == Done(b"")
 
 
-def test_the_same_owner_asking_again_gets_its_own_claim(once: Once, clock: ManualClock) -> None:
+def test_the_same_owner_asking_again_gets_its_own_claim(once: Once, clock: JumpingClock) -> None:
     first = claimed(once, "w1", 60)
     clock.advance(10)
     again = claimed(once, "w1", 60)
@@ -102,7 +62,7 @@ def test_the_same_owner_asking_again_gets_its_own_claim(once: Once, clock: Manua
 
 
 def test_a_dead_claim_is_taken_over_after_its_lease_and_the_clocks_skew(
-    once: Once, clock: ManualClock
+    once: Once, clock: JumpingClock
 ) -> None:
     claimed(once, "w1", 60)
     clock.advance(60 + CLOCK_SKEW / 2)
@@ -111,7 +71,7 @@ def test_a_dead_claim_is_taken_over_after_its_lease_and_the_clocks_skew(
     assert claimed(once, "w2").turn == 2
 
 
-def test_finishing_after_a_takeover_is_refused_while_the_other_runs(once: Once, clock: ManualClock) -> None:
+def test_finishing_after_a_takeover_is_refused_while_the_other_runs(once: Once, clock: JumpingClock) -> None:
     late = claimed(once, "w1", 10)
     clock.advance(20)
     token = claimed(once, "w2", 60)
@@ -120,14 +80,14 @@ def test_finishing_after_a_takeover_is_refused_while_the_other_runs(once: Once, 
     assert once.finish(late, b"late") == Done(b"good", mine=False)
 
 
-def test_finishing_with_a_dead_lease_counts_when_nobody_took_over(once: Once, clock: ManualClock) -> None:
+def test_finishing_with_a_dead_lease_counts_when_nobody_took_over(once: Once, clock: JumpingClock) -> None:
     token = claimed(once, "w1", 10)
     clock.advance(1000)
     assert once.finish(token, b"r") == Done(b"r", mine=True)
 
 
 def test_finished_work_is_recorded_even_when_the_one_who_took_over_gave_up(
-    once: Once, clock: ManualClock
+    once: Once, clock: JumpingClock
 ) -> None:
     slow = claimed(once, "w1", 10)
     clock.advance(20)
@@ -146,7 +106,7 @@ def test_an_abandoned_claim_is_free_at_once(once: Once) -> None:
     claimed(once, "w2")
 
 
-def test_abandoning_what_is_not_ours_changes_nothing(once: Once, clock: ManualClock) -> None:
+def test_abandoning_what_is_not_ours_changes_nothing(once: Once, clock: JumpingClock) -> None:
     late = claimed(once, "w1", 10)
     clock.advance(20)
     token = claimed(once, "w2", 60)
@@ -157,7 +117,7 @@ def test_abandoning_what_is_not_ours_changes_nothing(once: Once, clock: ManualCl
 
 
 def test_a_renewed_claim_can_be_finished_or_abandoned_with_any_of_its_tokens(
-    once: Once, clock: ManualClock
+    once: Once, clock: JumpingClock
 ) -> None:
     first = claimed(once, "w1", 30)
     clock.advance(20)
@@ -170,7 +130,7 @@ def test_a_renewed_claim_can_be_finished_or_abandoned_with_any_of_its_tokens(
     assert once.finish(token, b"r") == Done(b"r", mine=True)
 
 
-def test_a_lost_or_finished_claim_cannot_be_renewed(once: Once, clock: ManualClock) -> None:
+def test_a_lost_or_finished_claim_cannot_be_renewed(once: Once, clock: JumpingClock) -> None:
     late = claimed(once, "w1", 10)
     clock.advance(20)
     token = claimed(once, "w2", 60)
@@ -181,7 +141,7 @@ def test_a_lost_or_finished_claim_cannot_be_renewed(once: Once, clock: ManualClo
         once.renew(token, 10)
 
 
-def test_a_record_expires_when_it_was_told_to(once: Once, clock: ManualClock) -> None:
+def test_a_record_expires_when_it_was_told_to(once: Once, clock: JumpingClock) -> None:
     once.finish(claimed(once, "w1"), b"r", expires_at=clock.time() + 100)
     clock.advance(99)
     assert isinstance(once.claim("order 7", "w2", 60), Done)
@@ -189,7 +149,7 @@ def test_a_record_expires_when_it_was_told_to(once: Once, clock: ManualClock) ->
     claimed(once, "w2")
 
 
-def test_a_record_without_expiry_stays(once: Once, clock: ManualClock) -> None:
+def test_a_record_without_expiry_stays(once: Once, clock: JumpingClock) -> None:
     once.finish(claimed(once, "w1"), b"r")
     clock.advance(10 * 365 * 86_400)
     assert once.claim("order 7", "w2", 60) == Done(b"r")
@@ -201,7 +161,7 @@ def test_any_text_is_a_key(key: str, once: Once) -> None:
     assert once.claim(key, "w2", 60) == Done(b"r")
 
 
-def test_a_first_run_costs_two_writes_and_a_repeated_one_a_single_call(clock: ManualClock) -> None:
+def test_a_first_run_costs_two_writes_and_a_repeated_one_a_single_call(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock, conflict_has_entry=True))
     once = Once(counted, clock)
     once.finish(claimed(once, "w1"), b"r")
@@ -222,7 +182,7 @@ class LosingReplies(Wrapper):
 
 
 def test_a_claim_or_a_finish_whose_reply_was_lost_is_known_again(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     losing = LosingReplies(store)
     once = Once(losing, clock)
@@ -232,7 +192,7 @@ def test_a_claim_or_a_finish_whose_reply_was_lost_is_known_again(
     assert once.finish(token, b"r") == Done(b"r", mine=True)
 
 
-def test_work_runs_to_a_record_wherever_its_runner_dies(clock: ManualClock) -> None:
+def test_work_runs_to_a_record_wherever_its_runner_dies(clock: JumpingClock) -> None:
     crashes = 0
     for step in range(1, 12):
         store = ContentVersions(MemoryStore(clock))
@@ -255,7 +215,7 @@ def test_work_runs_to_a_record_wherever_its_runner_dies(clock: ManualClock) -> N
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_two_finishers_never_both_win(seed: int, clock: ManualClock) -> None:
+def test_two_finishers_never_both_win(seed: int, clock: JumpingClock) -> None:
     rng = Random(seed)
     once = Once(
         Flaky(ContentVersions(MemoryStore(clock)), rng, refused=0.15, lost=0.25), clock, rand=rng.random

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from random import Random
 
 import msgspec
 import pytest
 
 from cloudq.backends.base import ABSENT, Entry, ResultBackend
-from cloudq.backends.sqlite import SqliteBackend
 from cloudq.coordination import cas
 from cloudq.errors import CorruptRecord, ServiceUnavailable
+from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import ContentVersions, Counting, Flaky, MemoryStore, SlowNames, Wrapper
-
-
-class ManualClock:
-    """Time that goes on only when it is told to; a sleep tells it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now - 1_600_000_000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    sleep = advance
-
-    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        raise AssertionError("nothing here waits on a condition")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["memory", "tells-what-is-there", "content-versions", "sqlite"])
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[ResultBackend]:
-    if request.param == "sqlite":
-        store: ResultBackend = SqliteBackend(None, clock)
-    elif request.param == "content-versions":
-        store = ContentVersions(MemoryStore(clock))
-    else:
-        store = MemoryStore(clock, conflict_has_entry=request.param == "tells-what-is-there")
-    yield store
-    store.close()
 
 
 class Meddling(Wrapper):
@@ -88,7 +48,7 @@ def plus_one_with_nonce(value: bytes | None) -> bytes:
     return msgspec.json.encode({"count": count + 1, "nonce": cas.nonce()})
 
 
-def test_the_first_update_creates_the_entry(store: ResultBackend, clock: ManualClock) -> None:
+def test_the_first_update_creates_the_entry(store: ResultBackend, clock: JumpingClock) -> None:
     done = cas.update(store, "a/b", plus_one, clock=clock, expires_at=clock.time() + 60)
     assert done.written
     assert store.read("a/b") == done.entry
@@ -96,7 +56,7 @@ def test_the_first_update_creates_the_entry(store: ResultBackend, clock: ManualC
     assert done.entry.expires_at == clock.time() + 60
 
 
-def test_the_expiry_may_depend_on_what_is_written(store: ResultBackend, clock: ManualClock) -> None:
+def test_the_expiry_may_depend_on_what_is_written(store: ResultBackend, clock: JumpingClock) -> None:
     now = clock.time()
     cas.update(store, "a/b", lambda _: b"7", clock=clock, expires_at=lambda value: now + int(value))
     entry = store.read("a/b")
@@ -104,7 +64,7 @@ def test_the_expiry_may_depend_on_what_is_written(store: ResultBackend, clock: M
     assert entry.expires_at == now + 7
 
 
-def test_none_leaves_everything_as_it_is(store: ResultBackend, clock: ManualClock) -> None:
+def test_none_leaves_everything_as_it_is(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("a/b", b"1")
     counted = Counting(store)
     done = cas.update(counted, "a/b", lambda value: None, clock=clock)
@@ -114,21 +74,21 @@ def test_none_leaves_everything_as_it_is(store: ResultBackend, clock: ManualCloc
     assert counted.calls == {"read": 1}
 
 
-def test_what_others_wrote_in_between_is_not_lost(store: ResultBackend, clock: ManualClock) -> None:
+def test_what_others_wrote_in_between_is_not_lost(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("a/b", b"1")
     cas.update(Meddling(store, [b"10", b"20"]), "a/b", plus_one, clock=clock)
     assert store.read("a/b").value == b"21"  # type: ignore[union-attr]
 
 
 def test_an_entry_that_appears_while_we_create_it_is_not_overwritten(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     cas.update(Meddling(store, [b"10"]), "a/b", plus_one, clock=clock)
     assert store.read("a/b").value == b"11"  # type: ignore[union-attr]
 
 
 def test_a_value_that_went_away_and_came_back_is_what_the_change_saw(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     store.write("a/b", b"1")
     cas.update(Meddling(store, [b"1"]), "a/b", plus_one, clock=clock)
@@ -136,7 +96,7 @@ def test_a_value_that_went_away_and_came_back_is_what_the_change_saw(
 
 
 def test_a_write_whose_reply_was_lost_counts_once_when_values_are_unique(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     for _ in range(5):
         done = cas.update(LosingReplies(store, 1), "a/b", plus_one_with_nonce, clock=clock, unique=True)
@@ -145,7 +105,7 @@ def test_a_write_whose_reply_was_lost_counts_once_when_values_are_unique(
 
 
 def test_another_writers_equal_value_is_not_taken_for_our_own(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     # Both make 2 out of 1. Without a nonce the loop must not conclude that the 2 is its own.
     store.write("a/b", b"1")
@@ -154,7 +114,7 @@ def test_another_writers_equal_value_is_not_taken_for_our_own(
 
 
 def test_a_wrong_guess_costs_no_wait_and_a_right_one_no_read(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     counted, started = Counting(store), clock.time()
     cas.update(counted, "a/b", plus_one, clock=clock, guess_absent=True)
@@ -164,7 +124,7 @@ def test_a_wrong_guess_costs_no_wait_and_a_right_one_no_read(
     assert clock.time() == started
 
 
-def test_nothing_is_decided_on_a_guess(store: ResultBackend, clock: ManualClock) -> None:
+def test_nothing_is_decided_on_a_guess(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("a/b", b"1")
     only_if_there = lambda value: None if value is None else plus_one(value)  # noqa: E731
     assert cas.update(store, "a/b", only_if_there, clock=clock, guess_absent=True).written
@@ -174,21 +134,21 @@ def test_nothing_is_decided_on_a_guess(store: ResultBackend, clock: ManualClock)
     assert cas.update(store, "a/c", unless_stopped, clock=clock, known=old).written
 
 
-def test_an_expired_entry_counts_as_nothing(store: ResultBackend, clock: ManualClock) -> None:
+def test_an_expired_entry_counts_as_nothing(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("a/b", b"41", ABSENT, clock.time() + 10)
     clock.advance(11)
     cas.update(store, "a/b", plus_one, clock=clock)
     assert store.read("a/b").value == b"1"  # type: ignore[union-attr]
 
 
-def test_it_gives_up_after_so_many_tries_and_says_on_what(store: ResultBackend, clock: ManualClock) -> None:
+def test_it_gives_up_after_so_many_tries_and_says_on_what(store: ResultBackend, clock: JumpingClock) -> None:
     crowd = Meddling(store, [str(n).encode() for n in range(100)])
     with pytest.raises(ServiceUnavailable, match=r"'a/b' in memory://.*5 tries"):
         cas.update(crowd, "a/b", plus_one, clock=clock, attempts=5)
     assert len(crowd.values) == 95
 
 
-def test_it_outlasts_a_store_that_takes_one_write_per_second(clock: ManualClock) -> None:
+def test_it_outlasts_a_store_that_takes_one_write_per_second(clock: JumpingClock) -> None:
     slow = SlowNames(MemoryStore(clock), clock)
     started = clock.time()
     for _ in range(5):
@@ -200,7 +160,7 @@ def test_it_outlasts_a_store_that_takes_one_write_per_second(clock: ManualClock)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_unique_updates_count_exactly_on_a_store_that_fails_every_third_time(
-    seed: int, clock: ManualClock
+    seed: int, clock: JumpingClock
 ) -> None:
     rng = Random(seed)
     store = Flaky(ContentVersions(MemoryStore(clock)), rng, refused=0.2, lost=0.2)
@@ -211,23 +171,23 @@ def test_unique_updates_count_exactly_on_a_store_that_fails_every_third_time(
     assert msgspec.json.decode(entry.value)["count"] == 30
 
 
-def test_ensure_writes_once_and_leaves_what_is_there(store: ResultBackend, clock: ManualClock) -> None:
+def test_ensure_writes_once_and_leaves_what_is_there(store: ResultBackend, clock: JumpingClock) -> None:
     assert cas.ensure(store, "a/b", b"1", clock=clock)
     assert not cas.ensure(store, "a/b", b"2", clock=clock)
     assert store.read("a/b").value == b"1"  # type: ignore[union-attr]
 
 
-def test_ensure_reads_before_it_writes_again(clock: ManualClock) -> None:
+def test_ensure_reads_before_it_writes_again(clock: JumpingClock) -> None:
     counted = Counting(MemoryStore(clock))
     assert not cas.ensure(LosingReplies(counted, 1), "a/b", b"1", clock=clock)
     assert counted.calls == {"write": 1, "read": 1}
 
 
-def test_ensure_raises_when_the_store_stays_away(clock: ManualClock) -> None:
+def test_ensure_raises_when_the_store_stays_away(clock: JumpingClock) -> None:
     with pytest.raises(ServiceUnavailable):
         cas.ensure(Flaky(MemoryStore(clock), Random(1), refused=1.0), "a/b", b"1", clock=clock, attempts=3)
 
 
-def test_a_document_that_cannot_be_read_is_named(clock: ManualClock) -> None:
+def test_a_document_that_cannot_be_read_is_named(clock: JumpingClock) -> None:
     with pytest.raises(CorruptRecord, match="lock/x"):
         cas.decode(dict[str, int], "lock/x", b"{")

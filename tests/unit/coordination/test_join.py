@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from cloudq.backends.base import ResultBackend
-from cloudq.backends.sqlite import SqliteBackend
 from cloudq.coordination.join import DEFAULT_TTL, FANOUT, Join
 from cloudq.errors import CorruptRecord, ServiceUnavailable
-from cloudq.testing.stores import ContentVersions, Counting, MemoryStore, Wrapper
-
-
-class ManualClock:
-    """Time that goes on only when it is told to; a sleep tells it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now - 1_600_000_000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    sleep = advance
-
-    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        raise AssertionError("nothing here waits on a condition")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["memory", "tells-what-is-there", "content-versions", "sqlite"])
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[ResultBackend]:
-    if request.param == "sqlite":
-        store: ResultBackend = SqliteBackend(None, clock)
-    elif request.param == "content-versions":
-        store = ContentVersions(MemoryStore(clock))
-    else:
-        store = MemoryStore(clock, conflict_has_entry=request.param == "tells-what-is-there")
-    yield store
-    store.close()
+from cloudq.testing.clock import JumpingClock
+from cloudq.testing.stores import Counting, MemoryStore, Wrapper
 
 
 def arrive_all(
-    store: ResultBackend, clock: ManualClock, size: int, order: list[int], fanout: int = FANOUT
+    store: ResultBackend, clock: JumpingClock, size: int, order: list[int], fanout: int = FANOUT
 ) -> list[bool]:
     """Every member on a worker of its own."""
     return [Join(store, "g", size, clock, fanout=fanout).arrive(index) for index in order]
@@ -62,7 +23,7 @@ def arrive_all(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 9, 10, 27, 28])
 def test_only_the_last_arrival_completes_the_group_in_any_order(
-    size: int, store: ResultBackend, clock: ManualClock
+    size: int, store: ResultBackend, clock: JumpingClock
 ) -> None:
     order = random.Random(size).sample(range(size), size)
     answers = arrive_all(store, clock, size, order, fanout=3)
@@ -71,7 +32,7 @@ def test_only_the_last_arrival_completes_the_group_in_any_order(
 
 
 def test_a_member_delivered_again_counts_once_and_answers_as_before(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     join = Join(store, "g", 3, clock)
     assert [join.arrive(0), join.arrive(0), join.arrive(0), join.arrive(1)] == [False] * 4
@@ -80,7 +41,7 @@ def test_a_member_delivered_again_counts_once_and_answers_as_before(
 
 
 def test_the_follow_up_is_sent_once_and_the_sending_noted_after_it(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     join = Join(store, "g", 1, clock)
     join.arrive(0)
@@ -90,7 +51,7 @@ def test_the_follow_up_is_sent_once_and_the_sending_noted_after_it(
     assert noted == [False]
 
 
-def test_a_sending_that_fails_is_done_again(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_sending_that_fails_is_done_again(store: ResultBackend, clock: JumpingClock) -> None:
     join = Join(store, "g", 1, clock)
     assert join.arrive(0)
 
@@ -103,7 +64,7 @@ def test_a_sending_that_fails_is_done_again(store: ResultBackend, clock: ManualC
     assert join.fire(lambda: None)
 
 
-def test_a_size_told_last_completes_what_has_arrived(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_size_told_last_completes_what_has_arrived(store: ResultBackend, clock: JumpingClock) -> None:
     for size in (1, 2, 3, 4, 9, 10, 27):
         for index in range(size):
             assert not Join(store, f"g{size}", None, clock, fanout=3).arrive(index)
@@ -111,7 +72,7 @@ def test_a_size_told_last_completes_what_has_arrived(store: ResultBackend, clock
         assert Join(store, f"g{size}", None, clock, fanout=3).close(size)
 
 
-def test_a_size_told_early_lets_the_last_arrival_complete(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_size_told_early_lets_the_last_arrival_complete(store: ResultBackend, clock: JumpingClock) -> None:
     for size in (1, 2, 3, 4, 9, 10, 27):
         assert not Join(store, f"g{size}", None, clock, fanout=3).close(size)
         answers = [Join(store, f"g{size}", None, clock, fanout=3).arrive(index) for index in range(size)]
@@ -134,7 +95,7 @@ class RacingClose(Wrapper):
 
 @pytest.mark.parametrize("size", range(1, 11))
 def test_a_size_told_between_any_two_steps_is_seen_by_one_of_the_two(
-    size: int, store: ResultBackend, clock: ManualClock
+    size: int, store: ResultBackend, clock: JumpingClock
 ) -> None:
     for last in range(size):
         for moment in range(1, 100):
@@ -148,12 +109,12 @@ def test_a_size_told_between_any_two_steps_is_seen_by_one_of_the_two(
             assert arrived or racing.completed, (last, moment)
 
 
-def test_an_empty_group_is_complete_when_it_is_closed(store: ResultBackend, clock: ManualClock) -> None:
+def test_an_empty_group_is_complete_when_it_is_closed(store: ResultBackend, clock: JumpingClock) -> None:
     assert Join(store, "g", None, clock).close(0)
     assert Join(store, "g", 0, clock).complete()
 
 
-def test_closing_may_be_repeated_but_not_with_another_size(store: ResultBackend, clock: ManualClock) -> None:
+def test_closing_may_be_repeated_but_not_with_another_size(store: ResultBackend, clock: JumpingClock) -> None:
     Join(store, "g", None, clock).close(3)
     assert not Join(store, "g", None, clock).close(3)
     with pytest.raises(ValueError, match="closed with 3 members, not 4"):
@@ -162,7 +123,7 @@ def test_closing_may_be_repeated_but_not_with_another_size(store: ResultBackend,
         Join(store, "h", 5, clock).close(2)
 
 
-def test_an_index_outside_the_size_is_refused(store: ResultBackend, clock: ManualClock) -> None:
+def test_an_index_outside_the_size_is_refused(store: ResultBackend, clock: JumpingClock) -> None:
     with pytest.raises(ValueError, match="no number 3"):
         Join(store, "g", 3, clock).arrive(3)
     with pytest.raises(ValueError, match="no number -1"):
@@ -172,7 +133,7 @@ def test_an_index_outside_the_size_is_refused(store: ResultBackend, clock: Manua
         Join(store, "h", None, clock).arrive(2)
 
 
-def test_no_key_of_a_join_lives_for_ever(store: ResultBackend, clock: ManualClock) -> None:
+def test_no_key_of_a_join_lives_for_ever(store: ResultBackend, clock: JumpingClock) -> None:
     join = Join(store, "g", None, clock, fanout=2)
     for index in range(5):
         join.arrive(index)
@@ -190,7 +151,7 @@ def test_no_key_of_a_join_lives_for_ever(store: ResultBackend, clock: ManualCloc
 
 
 def test_cleanup_leaves_only_what_keeps_a_late_delivery_from_firing_again(
-    store: ResultBackend, clock: ManualClock
+    store: ResultBackend, clock: JumpingClock
 ) -> None:
     join = Join(store, "g", 10, clock, fanout=3)
     for index in range(10):
@@ -204,26 +165,26 @@ def test_cleanup_leaves_only_what_keeps_a_late_delivery_from_firing_again(
     assert not late.fire(lambda: pytest.fail("sent again"))
 
 
-def test_cleanup_of_a_group_of_unknown_size_is_refused(store: ResultBackend, clock: ManualClock) -> None:
+def test_cleanup_of_a_group_of_unknown_size_is_refused(store: ResultBackend, clock: JumpingClock) -> None:
     with pytest.raises(ValueError, match="close"):
         Join(store, "g", None, clock).cleanup()
 
 
-def test_who_has_arrived_can_be_asked(store: ResultBackend, clock: ManualClock) -> None:
+def test_who_has_arrived_can_be_asked(store: ResultBackend, clock: JumpingClock) -> None:
     join = Join(store, "g", 7, clock, fanout=3)
     join.arrive(4)
     join.arrive(3)
     assert join.arrived(1) == [3, 4]
 
 
-def test_a_foreign_size_is_refused_with_its_name(store: ResultBackend, clock: ManualClock) -> None:
+def test_a_foreign_size_is_refused_with_its_name(store: ResultBackend, clock: JumpingClock) -> None:
     store.write("join/g/size", b"many")
     with pytest.raises(CorruptRecord, match="join/g/size"):
         Join(store, "g", None, clock).arrive(0)
 
 
 @pytest.mark.parametrize(("size", "fanout"), [(-1, 200), (3, 1)])
-def test_impossible_shapes_are_refused(size: int, fanout: int, clock: ManualClock) -> None:
+def test_impossible_shapes_are_refused(size: int, fanout: int, clock: JumpingClock) -> None:
     with pytest.raises(ValueError, match="join 'g'"):
         Join(MemoryStore(clock), "g", size, clock, fanout=fanout)
 
@@ -233,7 +194,7 @@ def test_impossible_shapes_are_refused(size: int, fanout: int, clock: ManualCloc
     [(10, True, 2.5, 2), (1000, True, 2.1, 20), (1000, False, 2.6, 600)],
 )
 def test_a_member_costs_two_calls_and_seldom_a_listing(
-    size: int, in_order: bool, calls: float, listings: int, clock: ManualClock
+    size: int, in_order: bool, calls: float, listings: int, clock: JumpingClock
 ) -> None:
     counted = Counting(MemoryStore(clock))
     order = list(range(size)) if in_order else random.Random(1).sample(range(size), size)
@@ -244,7 +205,7 @@ def test_a_member_costs_two_calls_and_seldom_a_listing(
 
 
 def test_a_worker_that_saw_who_is_missing_asks_for_those_instead_of_listing_again(
-    clock: ManualClock,
+    clock: JumpingClock,
 ) -> None:
     counted = Counting(MemoryStore(clock))
     join = Join(counted, "g", 200, clock)

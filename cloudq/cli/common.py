@@ -48,6 +48,12 @@ def find_app(
     return app
 
 
+def queues_of(app: CloudQ) -> list[str]:
+    """The queues that the app's tasks go to, as far as its declarations tell."""
+    named = {task.queue for task in (app.tasks[name] for name in app.tasks) if task.queue}
+    return sorted({app.conf.task_default_queue, *named})
+
+
 @contextmanager
 def one_line_errors(debug: bool | None = None) -> Iterator[None]:
     """Errors a user can do something about become one line on stderr and exit code 1."""

@@ -21,6 +21,7 @@ from cloudq.cli.common import (
     one_line_errors,
     out,
     print_json,
+    queues_of,
 )
 from cloudq.errors import CloudQError
 
@@ -49,7 +50,7 @@ def doctor(
     with one_line_errors():
         found = find_app(app, broker, result_backend)
         names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
-        findings = list(examine(found, names or _queues_of(found), app is not None))
+        findings = list(examine(found, names or queues_of(found), app is not None))
     if as_json:
         print_json([{"level": each.level, "what": each.what, "detail": each.detail} for each in findings])
     else:
@@ -59,11 +60,6 @@ def doctor(
             out.print(each.detail, markup=False, soft_wrap=True)
     if any(each.level == FAIL for each in findings):
         raise typer.Exit(1)
-
-
-def _queues_of(app: CloudQ) -> list[str]:
-    named = {task.queue for task in (app.tasks[name] for name in app.tasks) if task.queue}
-    return sorted({app.conf.task_default_queue, *named})
 
 
 def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import AppOption, find_app, one_line_errors, out
+from cloudq.cli.common import AppOption, find_app, one_line_errors, out, queues_of
 from cloudq.cli.localserver import ENGINES, environment_for, furnish, serving
 
 
@@ -27,7 +27,7 @@ def local(
     with one_line_errors(), serving(engine, port) as url:
         environment = environment_for(url)
         queues = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
-        queues = queues or _queues_of(find_app(app))
+        queues = queues or queues_of(find_app(app))
         os.environ.update(environment)
         made = furnish(CloudQ("local"), queues)
         out.print(f"{engine} at {url}: {', '.join(made)}\n", markup=False)
@@ -39,8 +39,3 @@ def local(
             threading.Event().wait()
         except KeyboardInterrupt:
             out.print("stopped")
-
-
-def _queues_of(app: CloudQ) -> list[str]:
-    named = {task.queue for task in (app.tasks[name] for name in app.tasks) if task.queue}
-    return sorted({app.conf.task_default_queue, *named})

@@ -99,6 +99,7 @@ class Poller:
     def listen_with(self, ear: Ear) -> None:
         """Have ``ear`` listen for announcements while anybody waits; it calls ``look_now``."""
         self._ear = ear
+        self.announced = True  # until it fails
 
     def watch(self, task_id: str, callback: Callback) -> Ticket:
         """Call ``callback(record, error)`` once the record is final. Runs in the poller's thread."""

@@ -425,3 +425,17 @@ def test_get_leaf_is_the_value_of_the_last_descendant() -> None:
     house.app.need_store().finish(Record("a", states.SUCCESS, 1, children=("b",)))
     house.app.need_store().finish(Record("b", states.SUCCESS, 2))
     assert house.app.AsyncResult("a").get_leaf() == 2
+
+
+def test_who_waits_beside_a_damaged_record_gets_its_own_result() -> None:
+    house = House()
+    house.store.write(task_key("b"), b"rubbish")
+
+    async def main() -> list[Any]:
+        waiters = [house.app.AsyncResult(each).aget(timeout=5) for each in "abc"]
+        threading.Timer(0.05, lambda: house.end("ac")).start()
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    a, b, c = asyncio.run(main())
+    assert (a, c) == ("A", "C")
+    assert isinstance(b, CorruptRecord)

@@ -32,6 +32,7 @@ _Place: TypeAlias = tuple[Any, str, Any]
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_TOO_LARGE: Final = 10**MAX_DIGITS
 
 
 def to_plain(value: Any, path: str = "$") -> Any:
@@ -83,7 +84,7 @@ def _text(value: str, place: _Place) -> str:
 
 
 def _digits(value: int, place: _Place) -> str:
-    if value.bit_length() > MAX_DIGITS * 3.3219:  # bits in a decimal digit
+    if abs(value) >= _TOO_LARGE:
         raise _refused(f"an integer of more than {MAX_DIGITS} digits cannot be written", place)
     return str(value)
 
@@ -162,7 +163,7 @@ def _seconds(value: timedelta) -> list[int]:
 
 
 def _b64(value: bytes | bytearray | memoryview) -> str:
-    return base64.b64encode(value).decode("ascii")
+    return base64.b64encode(bytes(value)).decode("ascii")  # bytes(): a view may have gaps
 
 
 _WRITERS: Final[dict[type, tuple[str, Callable[[Any], Any]]]] = {

@@ -12,6 +12,7 @@ import typer
 
 import cloudq
 from cloudq.app import CloudQ
+from cloudq.brokers.base import QueueInfo
 from cloudq.cli.common import (
     AppOption,
     BackendOption,
@@ -115,12 +116,28 @@ def _queue(app: CloudQ, queue: str) -> Iterator[Finding]:
             f"queue {queue}",
             "maxReceiveCount is 1: one crash of a worker makes a dead letter of a healthy task",
         )
+    yield from _fifo_retries(app, queue, info)
     if info.visibility_timeout < 10:
         yield Finding(
             WARN,
             f"queue {queue}",
             f"a visibility timeout of {info.visibility_timeout:g} s leaves little time to renew it",
         )
+
+
+def _fifo_retries(app: CloudQ, queue: str, info: QueueInfo) -> Iterator[Finding]:
+    """On FIFO queues a retry is a further receipt (decision 3), and receipts are limited."""
+    if not info.fifo or info.max_receive_count is None:
+        return
+    for task in (app.tasks[name] for name in app.tasks):
+        goes_here = (task.queue or app.conf.task_default_queue) == queue
+        if goes_here and (task.max_retries is None or task.max_retries >= info.max_receive_count):
+            yield Finding(
+                WARN,
+                f"queue {queue}",
+                f"{task.name} may be retried {task.max_retries} times, but becomes a dead letter after "
+                f"{info.max_receive_count} receipts: raise the queue's maxReceiveCount",
+            )
 
 
 def _results(app: CloudQ) -> Iterator[Finding]:

@@ -1,0 +1,45 @@
+"""cloudq doctor: what it finds in apps that do and do not fit together."""
+
+from cloudq import CloudQ
+from cloudq.brokers.base import Message
+from cloudq.cli.doctor import FAIL, OK, WARN, examine
+
+
+def findings(app: CloudQ, *queues: str) -> list[tuple[str, str, str]]:
+    return [(each.level, each.what, each.detail) for each in examine(app, list(queues), loaded=True)]
+
+
+def test_a_sound_app_is_all_ok() -> None:
+    app = CloudQ("x", broker="memory://", backend="memory://")
+    app.task(name="t")(lambda: None)
+
+    assert {level for level, _, _ in findings(app, "cloudq")} == {OK}
+
+
+def test_an_app_without_tasks_and_dead_letters_are_warned_of() -> None:
+    app = CloudQ("x", broker="memory://", backend="memory://")
+    app.broker.send("cloudq", [Message("junk")])
+    app.broker.bury(app.broker.receive("cloudq", 1, 0.0, 30.0)[0], "undecodable")
+
+    warned = [detail for level, _, detail in findings(app, "cloudq") if level == WARN]
+    assert any("0 tasks" in each for each in warned)
+    assert any("1 dead letters" in each and "cloudq dlq list cloudq" in each for each in warned)
+
+
+def test_retries_beyond_the_receipts_of_a_fifo_queue_are_warned_of() -> None:
+    app = CloudQ("x", broker="memory://", backend="memory://")
+    app.task(name="patient", queue="orders.fifo", max_retries=9)(lambda: None)
+    app.task(name="quick", queue="orders.fifo", max_retries=2)(lambda: None)
+
+    warned = [detail for level, _, detail in findings(app, "orders.fifo") if level == WARN]
+    assert ["patient" in each for each in warned] == [True]
+
+
+def test_disabled_results_are_warned_of_and_a_bad_url_fails() -> None:
+    app = CloudQ("x", broker="memory://", backend="disabled://")
+    assert any(level == WARN and what == "results" for level, what, _ in findings(app, "cloudq"))
+
+    app = CloudQ("x", broker="sqqs://", backend="memory://")
+    assert any(
+        level == FAIL and "did you mean 'sqs'" in detail for level, _, detail in findings(app, "cloudq")
+    )

@@ -18,6 +18,9 @@ def sqs_at(url: str) -> Iterator[SqsBroker]:
 
 
 class TestSqsOnMoto(BrokerContract):
+    fences_former_holders = False
+    remembers_dedup_ids = False
+
     @pytest.fixture(scope="class")
     @classmethod
     def broker(cls, moto_url: str) -> Iterator[SqsBroker]:

@@ -15,7 +15,10 @@ from cloudq.errors import Conflict, ServiceUnavailable, ValueTooLarge
 
 
 class BackendContract:
-    """Give a fixture ``backend`` and, on a manual clock, ``now`` and ``advance``."""
+    """Give a fixture ``backend`` and, on a manual clock, ``now`` and ``advance``.
+
+    What an emulator or a service does otherwise is said by the class attributes below.
+    """
 
     #: ``delete(when=Matches)`` is honoured (one emulator ignores it).
     conditional_delete = True
@@ -25,6 +28,8 @@ class BackendContract:
     many = 1100
     #: Writers of the race; writes per key may be limited.
     racers = 5
+    #: Threads that write one absent key at the same moment.
+    absent_racers = 50
     increments = 10
 
     @pytest.fixture
@@ -126,6 +131,27 @@ class BackendContract:
             backend.write(key("a"), b"2", Matches(version))
         assert backend.read(key("a")) is None
 
+    def test_a_conflict_shows_what_is_there(
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
+    ) -> None:
+        if not backend.capabilities.conflict_has_entry:
+            pytest.skip("this store's conflicts do not say what is there")
+        first = backend.write(key("a"), b"1")
+        backend.write(key("a"), b"2", expires_at=now() + 1.0)
+        with pytest.raises(Conflict) as caught:
+            backend.write(key("a"), b"3", Matches(first))
+        assert caught.value.present == backend.read(key("a"))
+
+        advance(1.3)
+
+        with pytest.raises(Conflict) as caught:
+            backend.write(key("a"), b"3", Matches(first))
+        assert caught.value.present is None  # what has expired is not there
+
     def test_one_of_many_racers_writes_what_is_absent(self, backend: Any, key: Callable[[str], str]) -> None:
         winners: list[int] = []
 
@@ -136,7 +162,7 @@ class BackendContract:
             except Conflict:
                 pass
 
-        _together(race, 12)
+        _together(race, self.absent_racers)
         assert len(winners) == 1
         assert backend.read(key("once")).value == str(winners[0]).encode()
 
@@ -203,6 +229,23 @@ class BackendContract:
             backend.write(key("a"), b"2", Matches(version))
         backend.write(key("a"), b"3", ABSENT)
         assert backend.read(key("a")).value == b"3"
+
+    def test_an_expired_entry_is_deleted_as_an_absent_one(
+        self,
+        backend: Any,
+        key: Callable[[str], str],
+        now: Callable[[], float],
+        advance: Callable[[float], None],
+    ) -> None:
+        version = backend.write(key("a"), b"1", expires_at=now() + 0.5)
+        advance(1.2)
+
+        if self.conditional_delete:
+            with pytest.raises(Conflict):
+                backend.delete(key("a"), Matches(version))
+        backend.delete(key("a"))
+
+        assert backend.read(key("a")) is None
 
     def test_an_expired_entry_is_taken_over_by_one(
         self,
@@ -312,12 +355,28 @@ class BackendContract:
 
         assert backend.read(long).value == b"1"
 
+    def test_the_longest_key_of_several_bytes_a_character(
+        self, backend: Any, key: Callable[[str], str]
+    ) -> None:
+        room = MAX_KEY_BYTES - len(key("u/"))
+        long = key("u/" + "ü" * (room // 2))
+        backend.write(long, b"1", ABSENT)
+
+        assert backend.read(long).value == b"1"
+        assert list(backend.keys(key("u") + "/")) == [long]
+
     @pytest.mark.parametrize("bad", ["", "a//b", "/a", "a/", "a/../b", ".", "x" * (MAX_KEY_BYTES + 1)])
     def test_bad_keys_are_refused(self, backend: Any, bad: str) -> None:
         with pytest.raises(ValueError):
             backend.write(bad, b"")
         with pytest.raises(ValueError):
             backend.read(bad)
+        with pytest.raises(ValueError):
+            backend.delete(bad)
+        with pytest.raises(ValueError):
+            backend.read_many(["good", bad])
+        with pytest.raises(ValueError):
+            list(backend.keys(f"{bad}/"))
 
     def test_a_folder_ends_with_a_slash(self, backend: Any) -> None:
         with pytest.raises(ValueError, match="/"):

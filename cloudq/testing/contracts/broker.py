@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -14,6 +15,7 @@ from cloudq.brokers.base import (
     BURIED_AT,
     DETAIL,
     ORIGIN,
+    PACKED,
     REASON,
     Delivery,
     Message,
@@ -21,14 +23,25 @@ from cloudq.brokers.base import (
 )
 from cloudq.errors import MessageTooLarge, NoDeadLetterQueue, QueueNotFound, Unsupported
 
+_DAY: Final = 86_400.0
+
 
 class BrokerContract:
-    """Give fixtures ``broker`` (with QueueAdmin) and, on a manual clock, ``advance``."""
+    """Give fixtures ``broker`` (with QueueAdmin) and, on a manual clock, ``advance``.
+
+    What an emulator or a service does otherwise is said by the class attributes below.
+    """
 
     #: The broker makes queues on first use: a missing one is no error.
     creates_queues = False
     #: A stale receipt is refused as ``lost`` by extend (some emulators accept it).
     knows_stale_receipts = True
+    #: ... and so is one whose message somebody else has received since (moto accepts it).
+    fences_former_holders = True
+    #: A deduplication id is remembered after its message was deleted (moto forgets it).
+    remembers_dedup_ids = True
+    #: ``advance`` moves a clock by hand, so that days cost nothing: the long windows are tried too.
+    manual_clock = False
     #: ``fifo`` queues deduplicate and keep order.
     fifo = True
     #: Seconds that a short visibility timeout lasts; brokers count whole seconds on SQS.
@@ -38,6 +51,12 @@ class BrokerContract:
     def advance(self) -> Callable[[float], None]:
         """Let time pass; a suite on a manual clock overrides it."""
         return time.sleep
+
+    @pytest.fixture
+    def spare_broker(self) -> Any:
+        """A broker that a test may close while a receive waits; the suite of a service that cannot
+        call a poll back (SQS) gives none."""
+        pytest.skip("this suite gives no broker to close")
 
     @pytest.fixture
     def queue(self, broker: Any) -> str:
@@ -96,6 +115,13 @@ class BrokerContract:
 
         assert 1 <= len(broker.receive(queue, 3, 1.0, 30.0)) <= 3
 
+    def test_a_receive_may_ask_for_more_than_one_call_gives(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message(f"m{n}") for n in range(12)])
+
+        got = broker.receive(queue, 50, 2.0, 30.0)
+
+        assert 1 <= len(got) <= broker.capabilities.max_batch
+
     def test_an_empty_queue_gives_nothing_at_once(self, broker: Any, queue: str) -> None:
         assert broker.receive(queue, 10, 0.0, 30.0) == []
 
@@ -108,6 +134,33 @@ class BrokerContract:
 
         timer.join()
         assert [each.body for each in got] == ["late"]
+        assert time.monotonic() - started < 5.0
+
+    def test_a_waiting_receive_is_woken_when_a_message_is_due(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
+        broker.send(queue, [Message("due", delay=self.short)])
+        timer = threading.Timer(0.2, advance, (self.short + 0.2,))
+        timer.start()
+        started = time.monotonic()
+
+        got = broker.receive(queue, 10, 10.0, 30.0)
+
+        timer.join()
+        assert [each.body for each in got] == ["due"]
+        assert time.monotonic() - started < 5.0
+
+    def test_a_waiting_receive_is_woken_by_a_release(self, broker: Any, queue: str) -> None:
+        broker.send(queue, [Message("m")])
+        held = self.take(broker, queue)
+        timer = threading.Timer(0.2, broker.release, (held,))
+        timer.start()
+        started = time.monotonic()
+
+        got = broker.receive(queue, 10, 10.0, 30.0)
+
+        timer.join()
+        assert [each.receive_count for each in got] == [2]
         assert time.monotonic() - started < 5.0
 
     def test_an_escaped_control_character_survives(self, broker: Any, queue: str) -> None:
@@ -134,12 +187,47 @@ class BrokerContract:
         got += [each.message_id for each in self.take(broker, queue, 40 - len(got))] if len(got) < 40 else []
         assert len(got) == len(set(got)) == 40
 
+    def test_racing_senders_and_receivers_lose_nothing(self, broker: Any, queue: str) -> None:
+        got: list[str] = []
+        done = threading.Event()
+
+        def send(sender: int) -> None:
+            for n in range(5):
+                broker.send(queue, [Message(f"{sender}:{n}:{k}") for k in range(4)])
+
+        def receive() -> None:
+            while not done.is_set():
+                found = broker.receive(queue, 10, 0.0, 60.0)
+                got.extend(each.body for each in found)
+                broker.ack(found)
+
+        senders = [threading.Thread(target=send, args=(n,)) for n in range(3)]
+        receivers = [threading.Thread(target=receive) for _ in range(3)]
+        for each in senders + receivers:
+            each.start()
+        for each in senders:
+            each.join()
+        until = time.monotonic() + 20.0
+        while len(got) < 60 and time.monotonic() < until:
+            time.sleep(0.01)
+        done.set()
+        for each in receivers:
+            each.join()
+        assert sorted(got) == sorted(f"{s}:{n}:{k}" for s in range(3) for n in range(5) for k in range(4))
+
     # --- limits -------------------------------------------------------------------------------
 
     def test_a_message_over_the_limit_is_refused_before_any_is_sent(self, broker: Any, queue: str) -> None:
         limit = broker.capabilities.max_body
         with pytest.raises(MessageTooLarge):
             broker.send(queue, [Message("small"), Message("ü" * (limit // 2 + 1))])
+
+        assert broker.receive(queue, 10, 0.0, 5.0) == []
+
+    def test_attributes_count_against_the_limit(self, broker: Any, queue: str) -> None:
+        body = "x" * (broker.capabilities.max_body - 50)
+        with pytest.raises(MessageTooLarge):
+            broker.send(queue, [Message(body, attributes={"name": "v" * 50})])
 
         assert broker.receive(queue, 10, 0.0, 5.0) == []
 
@@ -157,7 +245,9 @@ class BrokerContract:
 
     def test_a_delay_over_the_limit_is_refused(self, broker: Any, queue: str) -> None:
         with pytest.raises(Unsupported):
-            broker.send(queue, [Message("m", delay=broker.capabilities.max_delay + 1)])
+            broker.send(queue, [Message("good"), Message("m", delay=broker.capabilities.max_delay + 1)])
+
+        assert broker.receive(queue, 10, 0.0, 5.0) == []
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -217,6 +307,45 @@ class BrokerContract:
         advance(self.short + 0.2)
         assert len(self.take(broker, queue)) == 1
 
+    def test_more_than_ten_are_extended_and_released_at_once(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
+        broker.send(queue, [Message(f"m{n}") for n in range(12)])
+        got = self.take(broker, queue, 12, invisible=max(2.0, 2 * self.short))
+
+        assert broker.extend(got, 60.0) == []
+        advance(max(2.0, 2 * self.short) + 0.2)
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+
+        assert broker.release(got) == []
+        assert len(self.take(broker, queue, 12)) == 12
+
+    def test_a_delay_longer_than_the_retention_is_kept(
+        self, broker: Any, advance: Callable[[float], None]
+    ) -> None:
+        if not self.manual_clock or broker.capabilities.max_delay < 10 * _DAY:
+            pytest.skip("needs a manual clock and a delay of days")
+        queue = self.make(broker)
+        broker.send(queue, [Message("in ten days", delay=10 * _DAY)])
+
+        advance(10 * _DAY + 1)
+
+        assert [each.body for each in self.take(broker, queue)] == ["in ten days"]
+
+    def test_a_message_nobody_takes_is_dropped_after_the_retention(
+        self, broker: Any, advance: Callable[[float], None]
+    ) -> None:
+        if not self.manual_clock:
+            pytest.skip("needs a manual clock")
+        queue = self.make(broker, retention=_DAY)
+        broker.send(queue, [Message("old")])
+        advance(_DAY - 60)
+        broker.send(queue, [Message("young")])
+
+        advance(120)
+
+        assert [each.body for each in broker.receive(queue, 10, 0.0, 30.0)] == ["young"]
+
     # --- settling -----------------------------------------------------------------------------
 
     def test_an_acknowledged_message_is_gone(
@@ -245,6 +374,38 @@ class BrokerContract:
 
         assert refused.lost
         assert refused.delivery == first
+
+    def test_the_former_holder_cannot_take_a_message_from_the_present_one(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
+        if not self.fences_former_holders:
+            pytest.skip("this service accepts a former holder's receipt")
+        broker.send(queue, [Message("m")])
+        [first] = self.take(broker, queue, invisible=self.short)
+        advance(self.short + 0.2)
+        [second] = self.take(broker, queue)
+
+        assert [each.lost for each in broker.extend([first], 0.0)] == [True]
+        assert [each.lost for each in broker.release([first])] == [True]
+
+        assert broker.receive(queue, 10, 0.0, 30.0) == []
+        assert broker.extend([second], 30.0) == []
+
+    def test_deliveries_of_two_queues_are_settled_in_one_call(
+        self, broker: Any, queue: str, advance: Callable[[float], None]
+    ) -> None:
+        other = self.make(broker)
+        broker.send(queue, [Message("a")])
+        broker.send(other, [Message("b")])
+        got = self.take(broker, queue, invisible=self.short) + self.take(broker, other, invisible=self.short)
+
+        assert broker.ack(got) == []
+
+        advance(self.short + 0.2)
+        assert broker.receive(queue, 10, 0.0, 30.0) == broker.receive(other, 10, 0.0, 30.0) == []
+
+    def test_settling_nothing_is_no_error(self, broker: Any) -> None:
+        assert broker.ack([]) == broker.release([]) == broker.extend([], 30.0) == []
 
     def test_acknowledging_a_stale_receipt_harms_nobody(self, broker: Any, queue: str) -> None:
         broker.send(queue, [Message("m")])
@@ -283,6 +444,21 @@ class BrokerContract:
         advance(self.short + 0.2)
         assert broker.receive(queue, 10, 0.0, 30.0) == []
 
+    @pytest.mark.parametrize("count", [6, 7, 10])
+    def test_a_buried_message_keeps_all_its_attributes(self, broker: Any, queue: str, count: int) -> None:
+        """As they are, or packed as JSON where they would not fit beside the four that bury adds."""
+        own = {f"name{n}": f"wört {n}" for n in range(count)}
+        broker.send(queue, [Message("junk", attributes=own)])
+        [got] = self.take(broker, queue)
+
+        broker.bury(got, "unreadable")
+
+        [letter] = self.take(broker, broker.describe(queue).dead_letter_queue)
+        found = dict(letter.attributes)
+        found.update(json.loads(found.pop(PACKED, "{}")))
+        assert {name: found.get(name) for name in own} == own
+        assert found[REASON] == "unreadable"
+
     def test_burying_without_a_dead_letter_queue_says_so(self, broker: Any, queue: str) -> None:
         dead = broker.describe(queue).dead_letter_queue
         broker.send(dead, [Message("m")])
@@ -316,6 +492,82 @@ class BrokerContract:
 
         assert got.body == "one"
         assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
+
+    def test_a_dedup_id_is_remembered_after_its_message_is_gone(
+        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
+    ) -> None:
+        if not self.remembers_dedup_ids:
+            pytest.skip("this service forgets the ids of deleted messages")
+        broker.send(fifo_queue, [Message("one", group_id="g", dedup_id="same")])
+        broker.ack(self.take(broker, fifo_queue))
+
+        broker.send(fifo_queue, [Message("two", group_id="g", dedup_id="same")])
+        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
+
+        if self.manual_clock:
+            advance(301.0)
+            broker.send(fifo_queue, [Message("three", group_id="g", dedup_id="same")])
+            assert [each.body for each in self.take(broker, fifo_queue)] == ["three"]
+
+    def test_a_long_batch_of_one_group_keeps_its_order(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message(f"{n:02d}", group_id="g", dedup_id=f"{n}") for n in range(23)])
+        bodies: list[str] = []
+        while len(bodies) < 23 and (found := broker.receive(fifo_queue, 10, 1.0, 30.0)):
+            bodies += [each.body for each in found]
+            broker.ack(found)
+
+        assert bodies == [f"{n:02d}" for n in range(23)]
+
+    def test_a_released_message_keeps_its_place(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(3)])
+        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
+
+        broker.release(first)
+
+        again = broker.receive(fifo_queue, 1, 1.0, 30.0)
+        assert [(each.body, each.receive_count) for each in again] == [("a0", 2)]
+
+    def test_a_group_waits_for_a_member_that_comes_back(
+        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
+    ) -> None:
+        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
+        [first] = broker.receive(fifo_queue, 1, 1.0, 30.0)
+
+        broker.release([first], self.short)
+
+        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
+        advance(self.short + 0.2)
+        assert [each.body for each in broker.receive(fifo_queue, 1, 2.0, 30.0)] == ["a0"]
+
+    def test_a_group_whose_holder_died_goes_on_with_the_same_message(
+        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
+    ) -> None:
+        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
+        broker.receive(fifo_queue, 1, 1.0, self.short)
+
+        advance(self.short + 0.2)
+
+        again = broker.receive(fifo_queue, 1, 2.0, 30.0)
+        assert [(each.body, each.receive_count) for each in again] == [("a0", 2)]
+
+    def test_a_group_goes_on_behind_a_buried_message(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
+        [first] = broker.receive(fifo_queue, 1, 1.0, 30.0)
+
+        broker.bury(first, "unreadable")
+
+        assert [each.body for each in broker.receive(fifo_queue, 1, 1.0, 30.0)] == ["a1"]
+        [letter] = self.take(broker, broker.describe(fifo_queue).dead_letter_queue)
+        assert (letter.body, letter.group_id) == ("a0", "a")
+
+    def test_a_group_goes_on_behind_a_dead_letter(self, broker: Any, fifo_queue: str) -> None:
+        queue = self.make(broker, ".fifo", max_receive_count=1)
+        broker.send(queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
+        broker.release(broker.receive(queue, 1, 1.0, 30.0))
+
+        assert [each.body for each in self.take(broker, queue)] == ["a1"]
+        [letter] = self.take(broker, broker.describe(queue).dead_letter_queue)
+        assert (letter.body, letter.group_id) == ("a0", "a")
 
     def test_messages_without_a_group_do_not_block_each_other(self, broker: Any, fifo_queue: str) -> None:
         broker.send(fifo_queue, [Message("one", dedup_id="1"), Message("two", dedup_id="2")])
@@ -353,11 +605,22 @@ class BrokerContract:
         assert (depth.visible, depth.in_flight, depth.delayed, depth.total) == (1, 1, 1, 3)
 
     def test_purge_empties_a_queue(self, broker: Any, queue: str) -> None:
-        broker.send(queue, [Message("a"), Message("b")])
+        broker.send(queue, [Message("a"), Message("b"), Message("c")])
+        self.take(broker, queue)
 
         broker.purge(queue)
 
         assert broker.receive(queue, 10, 0.0, 30.0) == []
+        assert broker.depth(queue).total == 0
+
+    def test_a_purged_group_is_free(self, broker: Any, fifo_queue: str) -> None:
+        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
+        broker.receive(fifo_queue, 1, 1.0, 30.0)
+
+        broker.purge(fifo_queue)
+        broker.send(fifo_queue, [Message("new", group_id="a", dedup_id="new")])
+
+        assert [each.body for each in self.take(broker, fifo_queue)] == ["new"]
 
     def test_a_missing_queue_is_named_in_the_error(self, broker: Any) -> None:
         if self.creates_queues:
@@ -379,3 +642,14 @@ class BrokerContract:
     def test_close_may_be_called_twice(self, broker: Any) -> None:
         broker.close()
         broker.close()
+
+    def test_close_wakes_a_waiting_receive(self, spare_broker: Any) -> None:
+        queue = self.make(spare_broker)
+        timer = threading.Timer(0.2, spare_broker.close)
+        timer.start()
+        started = time.monotonic()
+
+        assert spare_broker.receive(queue, 10, 15.0, 30.0) == []
+
+        timer.join()
+        assert time.monotonic() - started < 5.0

@@ -67,6 +67,12 @@ def _id(value: Any, name: str) -> str:
     return str(value)
 
 
+def _group_id(value: Any, name: str) -> str:
+    if value == "":
+        raise Fault(name, "is an id, not empty")
+    return _id(value, name)
+
+
 def _count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise Fault(name, f"is a whole number from 0, not {_shown(value)}")
@@ -163,7 +169,7 @@ def _write_structures(document: dict[str, Any], envelope: Envelope) -> None:
     group = envelope.group
     if group is not None:
         found = document["group"] = {
-            "id": _id(group.id, "group.id"),
+            "id": _group_id(group.id, "group.id"),
             "index": _count(group.index, "group.index"),
         }
         if group.size is not None:
@@ -239,7 +245,7 @@ def _read_group(value: Any, name: str) -> GroupRef:
     found = _object(value, name)
     size = found.get("size")
     return GroupRef(
-        _id(found.get("id"), f"{name}.id"),
+        _group_id(found.get("id"), f"{name}.id"),
         _count(found.get("index", 0), f"{name}.index"),
         None if size is None else _count(size, f"{name}.size"),
     )

@@ -1,12 +1,15 @@
 """cloudq: Celery's way of working on Amazon SQS and Lambda, with no broker to run."""
 
-from cloudq import states
-from cloudq.app import CloudQ
-from cloudq.canvas.signature import Signature
-from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from cloudq.results.group import GroupResult, ResultSet
-from cloudq.results.handle import AsyncResult
-from cloudq.task import Task
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudq import states
+    from cloudq.app import CloudQ
+    from cloudq.canvas.signature import Signature
+    from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
+    from cloudq.results.group import GroupResult, ResultSet
+    from cloudq.results.handle import AsyncResult
+    from cloudq.task import Task
 
 __all__ = [
     "AsyncResult",
@@ -22,3 +25,32 @@ __all__ = [
     "states",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncResult": "results.handle",
+    "CloudQ": "app",
+    "GroupResult": "results.group",
+    "Ignore": "errors",
+    "Reject": "errors",
+    "ResultSet": "results.group",
+    "Retry": "errors",
+    "Signature": "canvas.signature",
+    "SoftTimeLimitExceeded": "errors",
+    "Task": "task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late: pytest imports the package for its plugin wherever cloudq is installed, used or not.
+    from importlib import import_module
+
+    if name in ("errors", "states"):
+        return import_module(f"cloudq.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"cloudq.{_HOMES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

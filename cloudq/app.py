@@ -384,10 +384,10 @@ class CloudQ:
         """For the block, the same app and tasks with another broker, store, clock or settings.
 
         Meant for tests of code that has one app at module level. What the block opened is closed
-        at its end, and everything is as it was before.
+        at its end, and everything is as it was before. Blocks of one app end in reverse order.
         """
         before = (self._given_broker, self._given_backend, self.clock, self._opened, self.conf.snapshot())
-        self._opened = _Opened()
+        mine = self._opened = _Opened()
         try:
             self.conf.unseal()
             self.clock = clock or self.clock
@@ -400,7 +400,9 @@ class CloudQ:
             self.conf.update(settings)
             yield self
         finally:
-            self._opened.close()
+            if self._opened is not mine:
+                raise RuntimeError(f"using() of {self!r} ends before a using() block that began later")
+            mine.close()
             self._given_broker, self._given_backend, self.clock, self._opened, conf = before
             self.conf.restore(conf)
 

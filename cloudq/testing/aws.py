@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from cloudq.app import CloudQ
 from cloudq.brokers.base import QueueSpec
@@ -36,21 +38,33 @@ def moto_server() -> Iterator[str]:
 @contextmanager
 def on_moto(app: CloudQ, url: str, queues: Sequence[str] = (), **settings: Any) -> Iterator[CloudQ]:
     """For the block, ``app`` on the SQS and DynamoDB at ``url``, with its queues and table made."""
-    fake = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
-    before = {name: os.environ.get(name) for name in fake}
-    os.environ.update(fake)
     options = f"?region={REGION}&endpoint_url={url}"
-    try:
-        with app.using(broker=f"sqs://{options}", backend=f"dynamodb://{TABLE}{options}", **settings):
-            broker: Any = app.broker
-            for queue in queues or [app.conf.task_default_queue]:
-                broker.create_queue(QueueSpec(queue, visibility_timeout=5.0))
-            backend: Any = app.backend
-            backend.create_table()
-            yield app
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with (
+        _fake_credentials(),
+        app.using(
+            broker=f"sqs://{options}",
+            backend=f"dynamodb://{TABLE}{options}",
+            **{"task_always_eager": False, **settings},
+        ),
+    ):
+        broker: Any = app.broker
+        for queue in queues or [app.conf.task_default_queue]:
+            broker.create_queue(QueueSpec(queue, visibility_timeout=5.0))
+        backend: Any = app.backend
+        backend.create_table()
+        yield app
+
+
+def forget_everything(url: str) -> None:
+    """Delete all that the moto server at ``url`` holds."""
+    request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")  # noqa: S310
+    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310  our own loopback server
+
+
+@contextmanager
+def _fake_credentials() -> Iterator[None]:
+    fake = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
+    with mock.patch.dict(os.environ, fake):  # puts everything back, the removed ones too
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN"):
+            os.environ.pop(name, None)
+        yield

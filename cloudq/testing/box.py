@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudq.app import CloudQ
-from cloudq.brokers.base import dead_letter_name
+from cloudq.brokers.base import Delivery, dead_letter_name
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.control.deadletters import DeadLetter, DeadLetters
 from cloudq.execution.call import NoWatch
 from cloudq.message import Envelope
 from cloudq.results.record import Record
-from cloudq.runtime.verdict import Abandon, Ack, Bury, Release
+from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
 from cloudq.testing.clock import ManualClock
+
+#: Seconds a message is invisible while it runs here; the clock stands still meanwhile.
+_INVISIBLE = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,16 @@ class Sandbox:
         self.sent: list[Sent] = []
         self._lifecycle = app.lifecycle("sandbox")
         self._queues = {app.conf.task_default_queue: None}
+        self._received: str | None = None
 
-    def note(self, envelope: Envelope, queue: str, **_: Any) -> None:
+    def note_sent(self, envelope: Envelope, queue: str, **_: Any) -> None:
         """A listener of the hook ``task_sent``."""
         self._queues[queue] = None
         self.sent.append(Sent(envelope.task, envelope.args, envelope.kwargs, queue, envelope.id, envelope))
+
+    def note_received(self, envelope: Envelope, **_: Any) -> None:
+        """A listener of the hook ``task_received``."""
+        self._received = envelope.id
 
     def assert_sent(
         self,
@@ -85,19 +93,20 @@ class Sandbox:
             return "nothing was sent at all"
         return "sent were:\n" + "\n".join(f"  {each}" for each in self.sent)
 
-    def drain(self, *queues: str, limit: int = 10_000) -> list[Record]:
+    def drain(self, *queues: str, jump: bool = True, limit: int = 10_000) -> list[Record]:
         """Run everything that is queued, as a worker would, and all that follows from it.
 
-        Jumps the clock over delays and retries' waits. Returns the records of the tasks that ended,
-        in order (tasks that ignore their results have none). Raises AssertionError when more than
-        ``limit`` messages were handled: something sends itself for ever.
+        Moves the clock over delays and retries' waits; with ``jump=False`` it stands still, and what
+        is not due stays queued. Returns the records of the tasks that ended, in that order (tasks
+        that ignore their results have none). Raises AssertionError before more than ``limit``
+        messages are handled: something sends itself for ever.
         """
         ended: dict[str, Record] = {}
         handled = 0
         while True:
             names = list(queues or self._queues)
-            batch = [each for name in names for each in self.app.broker.receive(name, 10, 0.0, 3600.0)]
-            if not batch and not self._jump(names):
+            batch = [each for name in names for each in self.app.broker.receive(name, 10, 0.0, _INVISIBLE)]
+            if not batch and not (jump and self._jump(names)):
                 return list(ended.values())
             handled += len(batch)
             if handled > limit:
@@ -105,11 +114,15 @@ class Sandbox:
                     f"more than {limit} messages were handled: does a task send itself for ever?"
                 )
             for delivery in batch:
-                self._apply(delivery, self._lifecycle.run(delivery, NoWatch()))
-            for each in self.sent:
-                record = self.app.read(each.id) if each.id not in ended else None
+                record = self._handle(delivery)
                 if record is not None and record.final:
-                    ended[each.id] = record
+                    ended.setdefault(record.id, record)
+
+    def _handle(self, delivery: Delivery) -> Record | None:
+        """Run one message; the record of its task, if it has one."""
+        self._received = None
+        self._apply(delivery, self._lifecycle.run(delivery, NoWatch()))
+        return None if self._received is None else self.app.read(self._received)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -124,7 +137,7 @@ class Sandbox:
                 found += DeadLetters(self.app.broker, name, wait=0.0).peek(1000)
         return found
 
-    def _apply(self, delivery: Any, verdict: Any) -> None:
+    def _apply(self, delivery: Delivery, verdict: Verdict) -> None:
         broker = self.app.broker
         match verdict:
             case Ack(already=False):
@@ -151,10 +164,13 @@ class Sandbox:
 def sandbox(app: CloudQ, clock: ManualClock | None = None, **settings: Any) -> Iterator[Sandbox]:
     """For the block, ``app`` in memory, with a clock that stands still. Settings may be given."""
     clock = clock or ManualClock()
+    settings = {"task_always_eager": False, **settings}  # what a project's test settings often turn on
     with app.using(broker="memory://", backend="memory://", clock=clock, **settings):
         box = Sandbox(app, clock)
-        app.hooks.on("task_sent", box.note)
+        app.hooks.on("task_sent", box.note_sent)
+        app.hooks.on("task_received", box.note_received)
         try:
             yield box
         finally:
-            app.hooks.off("task_sent", box.note)
+            app.hooks.off("task_sent", box.note_sent)
+            app.hooks.off("task_received", box.note_received)

@@ -14,30 +14,46 @@ import pytest
 
 
 @pytest.fixture
-def cloudq_sandbox() -> Iterator[Callable[..., Any]]:
-    """``box = cloudq_sandbox(app)``: the app in memory with a clock the test moves, until the test ends."""
+def _cloudq_blocks() -> Iterator[ExitStack]:
+    # One for all fixtures: an app in two of them leaves the later one first.
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def cloudq_sandbox(_cloudq_blocks: ExitStack) -> Callable[..., Any]:
+    """``box = cloudq_sandbox(app)``: the app in memory with a clock the test moves, until the test ends.
+
+    Keyword arguments are settings. See ``cloudq.testing.Sandbox`` for what the box can do.
+    """
     from cloudq.testing.box import sandbox
 
-    with ExitStack() as stack:
-        yield lambda app, **options: stack.enter_context(sandbox(app, **options))
+    return lambda app, **settings: _cloudq_blocks.enter_context(sandbox(app, **settings))
 
 
 @pytest.fixture
-def cloudq_inline() -> Iterator[Callable[..., Any]]:
-    """``cloudq_inline(app)``: calls run at once, until the test ends."""
+def cloudq_inline(_cloudq_blocks: ExitStack) -> Callable[..., Any]:
+    """``cloudq_inline(app)``: calls run at once, until the test ends; see ``cloudq.testing.inline``."""
     from cloudq.testing.inlining import inline
 
-    with ExitStack() as stack:
-        yield lambda app, **options: stack.enter_context(inline(app, **options))
+    return lambda app, **options: _cloudq_blocks.enter_context(inline(app, **options))
 
 
 @pytest.fixture
-def cloudq_worker() -> Iterator[Callable[..., Any]]:
-    """``cloudq_worker(app)``: a real worker in a thread, stopped after the test."""
+def cloudq_worker(_cloudq_blocks: ExitStack) -> Callable[..., Any]:
+    """``cloudq_worker(app)``: the app in memory and a real worker in a thread, until the test ends.
+
+    ``broker=`` and ``backend=`` put it elsewhere, further arguments are ``cloudq.testing.running_worker``'s.
+    """
     from cloudq.testing.workers import running_worker
 
-    with ExitStack() as stack:
-        yield lambda app, *queues, **options: stack.enter_context(running_worker(app, queues, **options))
+    def start(
+        app: Any, *queues: str, broker: Any = "memory://", backend: Any = "memory://", **options: Any
+    ) -> Any:
+        _cloudq_blocks.enter_context(app.using(broker=broker, backend=backend, task_always_eager=False))
+        return _cloudq_blocks.enter_context(running_worker(app, queues, **options))
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -45,28 +61,27 @@ def _cloudq_moto_server() -> Iterator[str]:
     from cloudq.errors import MissingExtra
     from cloudq.testing.aws import moto_server
 
-    try:
-        with moto_server() as url:
-            yield url
-    except MissingExtra as error:
-        pytest.skip(str(error))
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(moto_server())
+        except MissingExtra as error:
+            pytest.skip(str(error))
+        yield url
 
 
 @pytest.fixture
-def cloudq_moto(_cloudq_moto_server: str) -> Iterator[Callable[..., Any]]:
-    """``cloudq_moto(app)``: the app on SQS and DynamoDB by moto, with a worker in a thread."""
-    import urllib.request
+def cloudq_moto(_cloudq_moto_server: str, _cloudq_blocks: ExitStack) -> Callable[..., Any]:
+    """``cloudq_moto(app)``: the app on SQS and DynamoDB by moto, with a worker in a thread.
 
-    from cloudq.testing.aws import on_moto
+    Skips the test where moto is not installed. What the test left there is gone after it.
+    """
+    from cloudq.testing.aws import forget_everything, on_moto
     from cloudq.testing.workers import running_worker
 
-    with ExitStack() as stack:
+    _cloudq_blocks.callback(forget_everything, _cloudq_moto_server)
 
-        def start(app: Any, *queues: str, **options: Any) -> Any:
-            stack.enter_context(on_moto(app, _cloudq_moto_server, queues, worker_wait_time=1.0))
-            stack.enter_context(running_worker(app, queues, **options))
-            return app
+    def start(app: Any, *queues: str, **options: Any) -> Any:
+        _cloudq_blocks.enter_context(on_moto(app, _cloudq_moto_server, queues, worker_wait_time=1.0))
+        return _cloudq_blocks.enter_context(running_worker(app, queues, **options))
 
-        yield start
-    reset = urllib.request.Request(f"{_cloudq_moto_server}/moto-api/reset", method="POST")  # noqa: S310
-    urllib.request.urlopen(reset, timeout=10).close()  # noqa: S310  our own loopback server
+    return start

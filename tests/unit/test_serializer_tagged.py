@@ -5,6 +5,7 @@ import uuid
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -86,6 +87,13 @@ def test_a_model_that_gives_itself_does_not_recurse_for_ever() -> None:
 
     with pytest.raises(SerializationError, match="cycle"):
         tagged.to_plain(Mirror())
+
+
+def test_an_object_that_answers_to_any_name_is_refused_by_its_own() -> None:
+    with pytest.raises(
+        SerializationError, match=r"a unittest\.mock\.MagicMock cannot be written \(at \$\[0\]\)"
+    ):
+        tagged.to_plain([MagicMock()])
 
 
 def test_the_path_of_a_cycle_is_not_endless() -> None:

@@ -176,7 +176,7 @@ class SerializerContract:
             serializer.dumps(value)
 
     @pytest.mark.parametrize(
-        "value", ["\ud800", {"\udfff": 1}, 10**4001, {Frozen(1): 1}, {Frozen(1)}, Mock()]
+        "value", ["\ud800", {"\udfff": 1}, 10**4000, {Frozen(1): 1}, {Frozen(1)}, Mock()]
     )
     def test_what_could_not_be_read_again_is_not_written(self, serializer: Any, value: Any) -> None:
         if self.keeps_types:

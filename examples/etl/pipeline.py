@@ -1,9 +1,12 @@
-"""Read, then store; each step in its queue, each safe to run twice."""
+"""Fetch and read, then store; each step in its queue, each safe to run twice."""
 
 from cloudq import AsyncResult, CloudQ
 
 app = CloudQ("etl", task_default_queue="etl", task_routes={"*.read_file": "reading"})
 
+#: The pretended file server: texts by name, and what it answers instead for a while.
+files: dict[str, str] = {}
+outages: list[Exception] = []
 #: Where results are stored: by file name, so that storing again changes nothing.
 totals: dict[str, int] = {}
 failures: list[str] = []
@@ -13,10 +16,18 @@ class BadFile(Exception):
     """The file cannot be read; trying again would not help."""
 
 
-@app.task(throws=(BadFile,))
-def read_file(name: str, text: str) -> dict[str, object]:
+def fetch(name: str) -> str:
+    if outages:
+        raise outages.pop(0)
+    return files[name]
+
+
+@app.task(
+    autoretry_for=(ConnectionError,), retry_backoff=30, retry_jitter=False, max_retries=3, throws=(BadFile,)
+)
+def read_file(name: str) -> dict[str, object]:
     try:
-        return {"name": name, "total": sum(int(line) for line in text.split())}
+        return {"name": name, "total": sum(int(line) for line in fetch(name).split())}
     except ValueError as error:
         raise BadFile(f"{name}: {error}") from error
 
@@ -31,8 +42,9 @@ def note_failure(task_id: str, name: str) -> None:
     failures.append(name)
 
 
-def ingest(name: str, text: str) -> AsyncResult[dict[str, object]]:
-    """Send a file on its way. Its name is part of the task's id: the same file is recognised."""
+def ingest(name: str) -> AsyncResult[dict[str, object]]:
+    """Send a file on its way. The task's id is made of its name, so anybody who knows the file can
+    ask how it went, and a file that is announced twice has one result: the first."""
     return read_file.apply_async(
-        (name, text), task_id=f"read-{name}", link=store.s(), link_error=note_failure.s(name)
+        (name,), task_id=f"read-{name}", link=store.s(), link_error=note_failure.s(name)
     )

@@ -29,11 +29,8 @@ def test_the_forecast_is_tried_again_after_ten_and_twenty_seconds(cloudq_sandbox
 
 
 def test_with_a_real_worker_in_a_thread(cloudq_worker) -> None:
-    from cloudq.clock import SYSTEM_CLOCK
+    cloudq_worker(app)
 
-    with app.using(broker="memory://", backend="memory://", clock=SYSTEM_CLOCK):
-        cloudq_worker(app)
-
-        assert [each.get(timeout=10) for each in app.send_many(add.s(n, n) for n in range(20))] == [
-            2 * n for n in range(20)
-        ]
+    assert [each.get(timeout=10) for each in app.send_many(add.s(n, n) for n in range(20))] == [
+        2 * n for n in range(20)
+    ]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cloudq.errors import DecodeError
 from cloudq.serializers.json import JsonSerializer
 from cloudq.serializers.msgpack import MsgpackSerializer
 from cloudq.serializers.pickle import PickleSerializer
@@ -21,6 +22,10 @@ class TestMsgpack(SerializerContract):
     @pytest.fixture
     def serializer(self) -> Any:
         return MsgpackSerializer()
+
+    def test_an_extension_type_is_refused_not_handed_to_the_task(self, serializer: Any) -> None:
+        with pytest.raises(DecodeError, match="extension type 5"):
+            serializer.loads(b"\x91\xd4\x05\x01")
 
 
 class TestYaml(SerializerContract):

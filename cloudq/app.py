@@ -17,7 +17,6 @@ from typing import (
     Concatenate,
     Literal,
     ParamSpec,
-    TypeAlias,
     TypeVar,
     Unpack,
     cast,
@@ -52,7 +51,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 #: The class, whose name the method AsyncResult takes inside CloudQ.
-Handle: TypeAlias = AsyncResult[Any]
+Handle = AsyncResult[Any]
 
 #: Calls that send_many holds in memory at once.
 _CHUNK = 1000

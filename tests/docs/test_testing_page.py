@@ -16,7 +16,15 @@ def test_the_page(tmp_path: Path) -> None:
         (tmp_path / f"test_block_{number}.py").write_text(code)
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout=45",
+        ],  # shows where it hangs
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -6,7 +6,6 @@ import inspect
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,6 @@ from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
-    Concatenate,
     Literal,
     ParamSpec,
     TypeVar,
@@ -27,8 +25,10 @@ from cloudq import states
 from cloudq.canvas.signature import Signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import current
+from cloudq.decorators import BoundDecorator, Decorator
 from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.hooks import Hooks
+from cloudq.opened import Opened
 from cloudq.options import CallOptions, TaskOptions
 from cloudq.registry import Registry
 from cloudq.results.handle import AsyncResult, EagerResult
@@ -91,7 +91,7 @@ class CloudQ:
         self.clock = clock
         self.hooks = Hooks()
         self.tasks = Registry()
-        self._opened = _Opened()
+        self._opened = Opened()
 
     # --- settings -----------------------------------------------------------------------------
 
@@ -112,9 +112,9 @@ class CloudQ:
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> _BoundDecorator: ...
+    def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
     @overload
-    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> _Decorator: ...
+    def task(self, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> Decorator: ...
     def task(self, function: Any = None, /, *, bind: bool = False, **options: Any) -> Any:  # type: ignore[misc]
         """Make a task of a function: ``@app.task`` or ``@app.task(max_retries=5, ...)``.
 
@@ -386,7 +386,7 @@ class CloudQ:
         at its end, and everything is as it was before. Blocks of one app end in reverse order.
         """
         before = (self._given_broker, self._given_backend, self.clock, self._opened, self.conf.snapshot())
-        mine = self._opened = _Opened()
+        mine = self._opened = Opened()
         try:
             self.conf.unseal()
             self.clock = clock or self.clock
@@ -441,59 +441,6 @@ class CloudQ:
 
     def __repr__(self) -> str:
         return f"<CloudQ {self.main}>"
-
-
-class _Opened:
-    """What an app has opened, per process: after a fork the child opens its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._things: dict[str, Any] = {}
-        self._pid = os.getpid()
-
-    def get(self, name: str, make: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            self._lock, self._things, self._pid = threading.RLock(), {}, os.getpid()
-        try:
-            return cast("T", self._things[name])
-        except KeyError:
-            pass
-        with self._lock:
-            if name not in self._things:
-                self._things[name] = make()
-            return cast("T", self._things[name])
-
-    def close(self) -> None:
-        with self._lock:
-            things, self._things = self._things, {}
-        if self._pid == os.getpid():
-            for name in ("poller", "broker", "backend"):
-                if things.get(name) is not None:
-                    things[name].close()
-
-
-class _Decorator:
-    """Typing only: what ``@app.task(...)`` is."""
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-    def __call__(self, function: Any, /) -> Any:
-        raise TypeError("never called")
-
-
-class _BoundDecorator:
-    """Typing only: what ``@app.task(bind=True, ...)`` is."""
-
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
-    ) -> AsyncTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
-    def __call__(self, function: Any, /) -> Any:
-        raise TypeError("never called")
 
 
 def _stem(path: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,75 +16,17 @@ from cloudq.brokers.base import (
     ORIGIN,
     PACKED,
     REASON,
-    Delivery,
     Message,
     QueueSpec,
 )
 from cloudq.errors import MessageTooLarge, NoDeadLetterQueue, QueueNotFound, Unsupported
+from cloudq.testing.contracts.broker_fifo import FifoContract
 
 _DAY: Final = 86_400.0
 
 
-class BrokerContract:
-    """Give fixtures ``broker`` (with QueueAdmin) and, on a manual clock, ``advance``.
-
-    What an emulator or a service does otherwise is said by the class attributes below.
-    """
-
-    #: The broker makes queues on first use: a missing one is no error.
-    creates_queues = False
-    #: A stale receipt is refused as ``lost`` by extend (some emulators accept it).
-    knows_stale_receipts = True
-    #: ... and so is one whose message somebody else has received since (moto accepts it).
-    fences_former_holders = True
-    #: A deduplication id is remembered after its message was deleted (moto forgets it).
-    remembers_dedup_ids = True
-    #: ``advance`` moves a clock by hand, so that days cost nothing: the long windows are tried too.
-    manual_clock = False
-    #: ``fifo`` queues deduplicate and keep order.
-    fifo = True
-    #: Seconds that a short visibility timeout lasts; brokers count whole seconds on SQS.
-    short = 1.0
-
-    @pytest.fixture
-    def advance(self) -> Callable[[float], None]:
-        """Let time pass; a suite on a manual clock overrides it."""
-        return time.sleep
-
-    @pytest.fixture
-    def spare_broker(self) -> Any:
-        """A broker that a test may close while a receive waits; the suite of a service that cannot
-        call a poll back (SQS) gives none."""
-        pytest.skip("this suite gives no broker to close")
-
-    @pytest.fixture
-    def queue(self, broker: Any) -> str:
-        """A fresh standard queue with a dead-letter queue."""
-        return self.make(broker)
-
-    @pytest.fixture
-    def fifo_queue(self, broker: Any) -> str:
-        """A fresh FIFO queue."""
-        if not self.fifo or not broker.capabilities.ordered:
-            pytest.skip("this broker has no FIFO queues")
-        return self.make(broker, ".fifo")
-
-    def make(self, broker: Any, suffix: str = "", **spec: Any) -> str:
-        """Create a queue with a name of its own."""
-        name = f"t-{uuid.uuid4().hex[:12]}{suffix}"
-        broker.create_queue(QueueSpec(name, **spec))
-        return name
-
-    def take(
-        self, broker: Any, queue: str, count: int = 1, invisible: float = 30.0, wait: float = 2.0
-    ) -> list[Delivery]:
-        """Receive until ``count`` messages are there."""
-        found: list[Delivery] = []
-        for _ in range(20):
-            found += broker.receive(queue, min(10, count - len(found)), wait if not found else 1.0, invisible)
-            if len(found) >= count:
-                break
-        return found
+class BrokerContract(FifoContract):
+    """Give fixtures ``broker`` (with QueueAdmin) and, on a manual clock, ``advance``; see BrokerKit."""
 
     # --- sending and receiving ----------------------------------------------------------------
 
@@ -467,120 +408,6 @@ class BrokerContract:
         with pytest.raises(NoDeadLetterQueue):
             broker.bury(got, "why")
 
-    # --- FIFO ---------------------------------------------------------------------------------
-
-    def test_a_group_comes_in_order_and_one_batch_at_a_time(self, broker: Any, fifo_queue: str) -> None:
-        for n in range(3):
-            broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}")])
-        broker.send(fifo_queue, [Message("b0", group_id="b", dedup_id="b0")])
-
-        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
-        rest = broker.receive(fifo_queue, 10, 1.0, 30.0)
-
-        assert [each.body for each in first] == ["a0"]
-        assert first[0].group_id == "a"
-        assert [each.body for each in rest] == ["b0"]
-        broker.ack(first)
-        assert self.take(broker, fifo_queue)[0].body == "a1"
-
-    def test_a_second_message_with_the_same_dedup_id_is_dropped(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message("one", group_id="g", dedup_id="same")])
-        broker.send(fifo_queue, [Message("two", group_id="g", dedup_id="same")])
-
-        [got] = self.take(broker, fifo_queue)
-        broker.ack([got])
-
-        assert got.body == "one"
-        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
-
-    def test_a_dedup_id_is_remembered_after_its_message_is_gone(
-        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
-    ) -> None:
-        if not self.remembers_dedup_ids:
-            pytest.skip("this service forgets the ids of deleted messages")
-        broker.send(fifo_queue, [Message("one", group_id="g", dedup_id="same")])
-        broker.ack(self.take(broker, fifo_queue))
-
-        broker.send(fifo_queue, [Message("two", group_id="g", dedup_id="same")])
-        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
-
-        if self.manual_clock:
-            advance(301.0)
-            broker.send(fifo_queue, [Message("three", group_id="g", dedup_id="same")])
-            assert [each.body for each in self.take(broker, fifo_queue)] == ["three"]
-
-    def test_a_long_batch_of_one_group_keeps_its_order(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message(f"{n:02d}", group_id="g", dedup_id=f"{n}") for n in range(23)])
-        bodies: list[str] = []
-        while len(bodies) < 23 and (found := broker.receive(fifo_queue, 10, 1.0, 30.0)):
-            bodies += [each.body for each in found]
-            broker.ack(found)
-
-        assert bodies == [f"{n:02d}" for n in range(23)]
-
-    def test_a_released_message_keeps_its_place(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(3)])
-        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
-
-        broker.release(first)
-
-        again = broker.receive(fifo_queue, 1, 1.0, 30.0)
-        assert [(each.body, each.receive_count) for each in again] == [("a0", 2)]
-
-    def test_a_group_waits_for_a_member_that_comes_back(
-        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
-    ) -> None:
-        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
-        [first] = broker.receive(fifo_queue, 1, 1.0, 30.0)
-
-        broker.release([first], self.short)
-
-        assert broker.receive(fifo_queue, 10, 0.0, 30.0) == []
-        advance(self.short + 0.2)
-        assert [each.body for each in broker.receive(fifo_queue, 1, 2.0, 30.0)] == ["a0"]
-
-    def test_a_group_whose_holder_died_goes_on_with_the_same_message(
-        self, broker: Any, fifo_queue: str, advance: Callable[[float], None]
-    ) -> None:
-        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
-        broker.receive(fifo_queue, 1, 1.0, self.short)
-
-        advance(self.short + 0.2)
-
-        again = broker.receive(fifo_queue, 1, 2.0, 30.0)
-        assert [(each.body, each.receive_count) for each in again] == [("a0", 2)]
-
-    def test_a_group_goes_on_behind_a_buried_message(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
-        [first] = broker.receive(fifo_queue, 1, 1.0, 30.0)
-
-        broker.bury(first, "unreadable")
-
-        assert [each.body for each in broker.receive(fifo_queue, 1, 1.0, 30.0)] == ["a1"]
-        [letter] = self.take(broker, broker.describe(fifo_queue).dead_letter_queue)
-        assert (letter.body, letter.group_id) == ("a0", "a")
-
-    def test_a_group_goes_on_behind_a_dead_letter(self, broker: Any, fifo_queue: str) -> None:
-        queue = self.make(broker, ".fifo", max_receive_count=1)
-        broker.send(queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
-        broker.release(broker.receive(queue, 1, 1.0, 30.0))
-
-        assert [each.body for each in self.take(broker, queue)] == ["a1"]
-        [letter] = self.take(broker, broker.describe(queue).dead_letter_queue)
-        assert (letter.body, letter.group_id) == ("a0", "a")
-
-    def test_messages_without_a_group_do_not_block_each_other(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message("one", dedup_id="1"), Message("two", dedup_id="2")])
-
-        first = broker.receive(fifo_queue, 1, 1.0, 30.0)
-        second = broker.receive(fifo_queue, 1, 1.0, 30.0)
-
-        assert len(first) == len(second) == 1
-
-    def test_a_delay_on_a_fifo_queue_is_refused(self, broker: Any, fifo_queue: str) -> None:
-        with pytest.raises(Unsupported):
-            broker.send(fifo_queue, [Message("m", delay=5.0, group_id="g", dedup_id="d")])
-
     # --- looking ------------------------------------------------------------------------------
 
     def test_a_queue_is_described(self, broker: Any) -> None:
@@ -612,15 +439,6 @@ class BrokerContract:
 
         assert broker.receive(queue, 10, 0.0, 30.0) == []
         assert broker.depth(queue).total == 0
-
-    def test_a_purged_group_is_free(self, broker: Any, fifo_queue: str) -> None:
-        broker.send(fifo_queue, [Message(f"a{n}", group_id="a", dedup_id=f"a{n}") for n in range(2)])
-        broker.receive(fifo_queue, 1, 1.0, 30.0)
-
-        broker.purge(fifo_queue)
-        broker.send(fifo_queue, [Message("new", group_id="a", dedup_id="new")])
-
-        assert [each.body for each in self.take(broker, fifo_queue)] == ["new"]
 
     def test_a_missing_queue_is_named_in_the_error(self, broker: Any) -> None:
         if self.creates_queues:

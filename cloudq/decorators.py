@@ -1,0 +1,35 @@
+"""Typing only: what ``@app.task(...)`` is to a type checker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from cloudq.task import AsyncTask, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Decorator:
+    """Typing only: what ``@app.task(...)`` is."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")
+
+
+class BoundDecorator:
+    """Typing only: what ``@app.task(bind=True, ...)`` is."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")

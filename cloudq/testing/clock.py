@@ -34,19 +34,21 @@ class ManualClock:
                 each.notify_all()
 
     def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
-        """Wait (the caller holds ``condition``) until notified, or until the clock has moved far enough."""
+        """Wait (the caller holds ``condition``) until notified or the clock moved; may wake for nothing.
+
+        Returns whether the time is not up yet. Waiters look again after a glance in any case: a
+        notification that comes just as ``Condition.wait`` times out is told to nobody.
+        """
         if timeout is None:
             return condition.wait()
         until = self._now + timeout
         self._waiting.add(condition)
         try:
-            while self._now < until:
-                # wakes for a notify, and for a move of the clock that came before we waited
-                if condition.wait(_GLANCE):
-                    return self._now < until
+            if self._now < until:
+                condition.wait(_GLANCE)
         finally:
             self._waiting.discard(condition)
-        return False
+        return self._now < until
 
     def sleep(self, seconds: float) -> None:
         """Wait until somebody has moved the clock by ``seconds``."""

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
     from cloudq.results.group import GroupResult, ResultSet
     from cloudq.results.handle import AsyncResult
+    from cloudq.schedules.crontab import crontab
+    from cloudq.schedules.interval import schedule
+    from cloudq.schedules.solar import solar
     from cloudq.task import Task
 
 __all__ = [
@@ -22,6 +25,9 @@ __all__ = [
     "Signature",
     "SoftTimeLimitExceeded",
     "Task",
+    "crontab",
+    "schedule",
+    "solar",
     "states",
 ]
 __version__ = "0.1.0"
@@ -37,6 +43,9 @@ _HOMES = {
     "Signature": "canvas.signature",
     "SoftTimeLimitExceeded": "errors",
     "Task": "task",
+    "crontab": "schedules.crontab",
+    "schedule": "schedules.interval",
+    "solar": "schedules.solar",
 }
 
 

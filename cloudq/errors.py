@@ -6,7 +6,8 @@
     ├── ImproperlyConfigured (ValueError)     the app, a setting or a URL is wrong
     │   ├── SettingError                      unknown or ill-typed setting
     │   ├── UnknownScheme                     no plug-in for that URL or name
-    │   └── MissingExtra                      an optional dependency is not installed
+    │   ├── MissingExtra                      an optional dependency is not installed
+    │   └── ScheduleError                     a schedule that cannot be read, or never comes
     ├── OperationalError                      an outside service did not do its part
     │   ├── ServiceUnavailable                network, throttling, 5xx: the same call may work later
     │   ├── CredentialsError                  none found, expired, or refused
@@ -82,6 +83,10 @@ class MissingExtra(ImproperlyConfigured):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.what, self.extra)
+
+
+class ScheduleError(ImproperlyConfigured):
+    """A crontab, interval, time zone or periodic task that cannot be; the message says why."""
 
 
 # --- outside services --------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from cloudq.task import AsyncTask, Task
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
     from cloudq.brokers.base import Broker
+    from cloudq.control.control import Control
     from cloudq.producer import Outgoing, Producer
     from cloudq.results import group
     from cloudq.results.poller import Poller
@@ -322,6 +323,14 @@ class CloudQ:
         if self.store is None:
             raise ImproperlyConfigured("this app stores no results (result_backend is disabled://)")
         return self.store
+
+    @property
+    def control(self) -> Control:
+        """Remote control: ``app.control.revoke(id)``, ... Needs a results store."""
+        from cloudq import assembly
+
+        store = self.need_store()
+        return self._opened.get("control", lambda: assembly.control_of(store, self.conf, self.clock))
 
     # --- what is opened -----------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker
 from cloudq.brokers.open import open_broker
 from cloudq.clock import Clock
+from cloudq.control.control import Control
 from cloudq.errors import ImproperlyConfigured
 from cloudq.hooks import Hooks
 from cloudq.producer import Producer
@@ -104,6 +105,11 @@ def producer_of(
 ) -> Producer:
     """What publishes."""
     return Producer(broker, codec, conf, hooks, defaults, clock)
+
+
+def control_of(store: ResultStore, conf: Conf, clock: Clock) -> Control:
+    """Remote control."""
+    return Control(store, conf, clock)
 
 
 def lifecycle_of(

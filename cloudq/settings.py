@@ -132,6 +132,23 @@ class Settings:
         "How long a finished task's result is retried while the store is unavailable, before the message is given back.",
         "seconds",
     )
+    control_interval: float | None = _setting(
+        None,
+        "How often a worker looks for revocations and commands: one read. Default: 15 in the cloud, 1 on a store of this machine.",
+        "seconds",
+    )
+    control_namespace: str = _setting(
+        "default", "Workers and callers that share a results store reach each other if this is the same."
+    )
+    revokes_expire: float = _setting(
+        345600.0,
+        "How long workers remember a revoked task. Default: how long SQS keeps a message.",
+        "seconds",
+    )
+    task_check_revoked: bool = _setting(
+        False,
+        "Read a task's record before its first run, so that one revoked a moment ago does not start: one more read per task.",
+    )
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

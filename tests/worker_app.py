@@ -54,6 +54,17 @@ def nap(self: Any, seconds: float) -> str:
     return "rested"
 
 
+@app.task(bind=True)
+async def doze(self: Any, seconds: float) -> str:
+    """As ``nap``, on an event loop."""
+    note("start", self.request.id)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        note("out", self.request.id)
+    return "rested"
+
+
 @app.task(bind=True, max_retries=5)
 def stubborn(self: Any, times: int) -> int:
     """Asks for ``times`` retries, then returns how many there were."""

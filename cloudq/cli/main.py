@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import call, demo, dlq, doctor, local, queues, worker
+from cloudq.cli import call, demo, dlq, doctor, local, queues, revoke, worker
 from cloudq.cli.common import one_line_errors
 
 cli = typer.Typer(
@@ -48,6 +48,7 @@ def root(
 cli.command("worker")(worker.worker)
 cli.command("call")(call.call)
 cli.command("result")(call.result)
+cli.command("revoke")(revoke.revoke)
 cli.add_typer(queues.commands, name="queues")
 cli.add_typer(dlq.commands, name="dlq")
 cli.command("local")(local.local)

@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from cloudq.errors import SoftTimeLimitExceeded
-from cloudq.pools.strikes import HardLimit, Stopped
+from cloudq.pools.strikes import Cancel, HardLimit, Stopped
 
 #: Seconds until the alarm looks again, when it went off inside ``begin``.
 _AGAIN: Final = 0.001
@@ -33,7 +33,7 @@ class AlarmWatch:
         self.limit = 0.0
         self._armed = False
         self._live = False
-        self._stop = False
+        self._strike: type[BaseException] | None = None
         self._soft_at: float | None = None
         self._hard_at: float | None = None
         self._previous: Any = None
@@ -46,6 +46,8 @@ class AlarmWatch:
 
     def enter(self) -> None:
         """A job starts. Main thread only."""
+        if self._strike is Cancel:  # it was for a job that had just ended
+            self._strike = None
         if signal.getsignal(signal.SIGALRM) != self._on_alarm:  # first job, or a task took the signal
             self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
         self._live = True
@@ -61,9 +63,9 @@ class AlarmWatch:
             previous = self._previous if self._previous is not None else signal.SIG_DFL
             signal.signal(signal.SIGALRM, previous)
 
-    def interrupt(self) -> None:
-        """From another thread: throw Stopped into the job that runs, if one does."""
-        self._stop = True
+    def interrupt(self, strike: type[BaseException] = Stopped) -> None:
+        """From another thread: throw Stopped (or Cancel) into the job that runs, if one does."""
+        self._strike = strike
         # A task may have put its own handler (or none, which kills) in our place.
         if self._live and signal.getsignal(signal.SIGALRM) == self._on_alarm:
             main = threading.main_thread().ident
@@ -109,9 +111,9 @@ class AlarmWatch:
         code = frame.f_code if frame is not None else None
         if code in self._ending:
             return  # the job ended in time
-        if self._stop and self._live:
-            self._stop = False
-            raise Stopped
+        if self._strike is not None and self._live:
+            strike, self._strike = self._strike, None
+            raise strike
         if not self._armed:
             if callable(self._previous):  # theirs, that was set while we hold the signal
                 self._previous(signum, frame)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import threading
 import time
 import types
@@ -14,7 +15,18 @@ from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured, SoftTimeLimitExceeded
 from cloudq.pools import runners
-from cloudq.pools.base import AsyncRunner, Died, End, Finished, Returned, Runner, RunnerSpec, TimedOut
+from cloudq.pools.base import (
+    Active,
+    AsyncRunner,
+    Cancelled,
+    Died,
+    End,
+    Finished,
+    Returned,
+    Runner,
+    RunnerSpec,
+    TimedOut,
+)
 from cloudq.pools.claim import Claim, Done, tell
 from cloudq.pools.threads import ThreadsPool
 
@@ -128,6 +140,22 @@ class AsyncioPool:
         else:
             self._finish()
 
+    def active(self) -> list[Active]:
+        """As Steerable.active."""
+        if self._threads is not None:
+            return self._threads.active()
+        return [run.running for run in tuple(self._runs)]
+
+    def cancel(self, job: Any, running: bool) -> bool:
+        """As Steerable.cancel. Jobs that wait are not reached."""
+        if self._threads is not None:
+            return self._threads.cancel(job, running)
+        for run in tuple(self._runs) if running else ():
+            if run.running.job is job:
+                self._on_loop(run.cancel)
+                return True
+        return False
+
     # --- the loop's thread --------------------------------------------------------------------
 
     def _main(self) -> None:
@@ -168,9 +196,9 @@ class AsyncioPool:
                 job, done = self._waiting.popleft()
             except IndexError:
                 return
-            run = _Run(self, self._loop, Claim(done))
+            run = _Run(self, self._loop, Claim(done), Active(job, time.time(), os.getpid()))
             self._runs.add(run)
-            run.start(self._runner, job)
+            run.start(self._runner)
 
     def ended(self, run: _Run, end: End) -> None:
         """On the loop: a job's coroutine is over."""
@@ -246,20 +274,25 @@ class AsyncioPool:
 class _Run:
     """One job on the loop, and its Watch. Used on the loop's thread only, but for ``claim``."""
 
-    __slots__ = ("_handles", "_hard", "_limit", "_loop", "_pool", "_soft", "_stop", "_task", "claim")
+    __slots__ = (
+        "_cancel", "_handles", "_hard", "_limit", "_loop", "_pool", "_soft", "_stop", "_task", "claim", "running",
+    )  # fmt: skip
 
-    def __init__(self, pool: AsyncioPool, loop: asyncio.AbstractEventLoop, claim: Claim) -> None:
+    def __init__(
+        self, pool: AsyncioPool, loop: asyncio.AbstractEventLoop, claim: Claim, running: Active
+    ) -> None:
         self._pool = pool
         self._loop = loop
         self.claim = claim
+        self.running = running
         self._limit = 0.0
-        self._soft = self._hard = self._stop = False
+        self._soft = self._hard = self._stop = self._cancel = False
         self._handles: list[asyncio.TimerHandle] = []
         self._task: asyncio.Task[End] | None = None
 
-    def start(self, runner: AsyncRunner, job: Any) -> None:
+    def start(self, runner: AsyncRunner) -> None:
         """Run the runner's coroutine."""
-        self._task = self._loop.create_task(self._drive(runner, job))
+        self._task = self._loop.create_task(self._drive(runner, self.running.job))
         self._task.add_done_callback(self._ended)
 
     async def _drive(self, runner: AsyncRunner, job: Any) -> End:
@@ -270,6 +303,8 @@ class _Run:
                 return runners.broken(error)
             if self._hard:
                 return TimedOut(self._limit)
+            if self._cancel:
+                return Cancelled()
             return Died("stopped with the pool" if self._stop else "its coroutine was cancelled")
         except BaseException as error:  # noqa: BLE001  SystemExit would end the loop
             return runners.broken(error)
@@ -278,16 +313,22 @@ class _Run:
 
     def _ended(self, task: asyncio.Task[End]) -> None:
         if task.cancelled():  # before its first step
-            self._pool.ended(self, Died("stopped with the pool", started=False))
+            never = Cancelled(started=False) if self._cancel else Died("stopped with the pool", started=False)
+            self._pool.ended(self, never)
         else:
             self._pool.ended(self, task.result())
 
     def stop(self) -> None:
         """The pool's grace is over."""
         self._stop = True
-        self._cancel()
+        self._interrupt()
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """On the loop: Steerable.cancel."""
+        self._cancel = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -310,11 +351,11 @@ class _Run:
 
     def _strike_soft(self) -> None:
         self._soft = True
-        self._cancel()
+        self._interrupt()
 
     def _strike_hard(self) -> None:
         self._hard = True
-        self._cancel()
+        self._interrupt()
         self._loop.call_later(self._pool._patience, self._pool.give_up, self, self._limit)
 
     def translate(self, error: asyncio.CancelledError) -> BaseException:
@@ -324,7 +365,7 @@ class _Run:
         self._soft = False
         if self._task is not None:
             self._task.uncancel()
-        return error if self._hard or self._stop else _SoftCancel()
+        return error if self._hard or self._stop or self._cancel else _SoftCancel()
 
 
 @types.coroutine

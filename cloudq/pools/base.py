@@ -85,7 +85,14 @@ class Returned:
     """The job was never started: the pool is stopping."""
 
 
-End: TypeAlias = Finished | Died | TimedOut | Returned
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """``cancel`` has stopped the job. ``started`` is False when it never ran."""
+
+    started: bool = True
+
+
+End: TypeAlias = Finished | Died | TimedOut | Returned | Cancelled
 
 
 class Pool(Protocol):
@@ -122,6 +129,33 @@ class Pool(Protocol):
         """No new jobs. Those not started end as ``Returned`` at once; running ones get ``grace``
         seconds, then are stopped (``Died``) where the pool can. Idempotent; may be called again
         with a shorter grace from another thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A job that runs now: since when (seconds since the epoch), and in which process."""
+
+    job: Any
+    since: float
+    pid: int
+
+
+class Steerable(Protocol):
+    """A pool whose jobs can be looked at, and stopped one by one."""
+
+    def active(self) -> list[Active]:
+        """The jobs that run now."""
+        ...
+
+    def cancel(self, job: Any, running: bool) -> bool:
+        """Stop ``job`` (told by identity), which then ends as ``Cancelled``. Any thread; never blocks.
+
+        One that waits is ended here and now, if the pool can reach it; one that runs only with
+        ``running``, by the means of a hard limit: a process is killed, a coroutine is cancelled where it
+        awaits, a thread gets an exception, which waits for a C call to return. A job that ends by
+        itself meanwhile has the end it came to. False: it was left alone.
+        """
         ...
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from cloudq.pools.base import Died, End, Finished, Runner, TimedOut
+from cloudq.pools.base import Cancelled, Died, End, Finished, Runner, TimedOut
 from cloudq.pools.runners import broken
-from cloudq.pools.strikes import STRIKES, HardLimit, Stopped
+from cloudq.pools.strikes import STRIKES, Cancel, HardLimit, Stopped
 
 
 class PoolWatch(Protocol):
@@ -58,4 +58,6 @@ def _struck(strike: BaseException, watch: PoolWatch) -> End:
         return TimedOut(watch.limit)
     if isinstance(strike, Stopped):
         return Died("stopped with the pool")
+    if isinstance(strike, Cancel):
+        return Cancelled()
     return broken(strike)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloudq.pools import frames
-from cloudq.pools.base import Died, End, TimedOut
+from cloudq.pools.base import Active, Cancelled, Died, End, TimedOut
 from cloudq.pools.claim import Done
 from cloudq.pools.launch import Launcher, Process, kill
 
@@ -36,6 +36,9 @@ class Place:
         #: It has said that its next reply is the last.
         self.last = False
         self.done: Done | None = None
+        self.running: Active | None = None
+        #: It was killed for ``Steerable.cancel``.
+        self.cancelled = False
         self.limit = 0.0
         #: When to kill it (monotonic), and what to tell of its job then.
         self.kill_at = time.monotonic() + start_timeout
@@ -99,17 +102,18 @@ class Place:
 
     # --- jobs ---------------------------------------------------------------------------------
 
-    def give(self, job: bytes, done: Done) -> bool:
-        """Hand down a job (a frame). False, and nothing has happened, when the child is gone."""
-        if not self.send(job):
+    def give(self, data: bytes, done: Done, job: Any) -> bool:
+        """Hand down a job (as a frame). False, and nothing has happened, when the child is gone."""
+        if not self.send(data):
             return False
         self.state, self.done = BUSY, done
+        self.running = Active(job, time.time(), self.process.pid)
         self.kill_at, self.why = math.inf, None
         return True
 
     def take(self) -> Done | None:
         """The job is over: whom to tell."""
-        done, self.done = self.done, None
+        done, self.done, self.running = self.done, None, None
         self.kill_at = math.inf
         return done
 
@@ -148,6 +152,8 @@ class Place:
         how = describe(self.process.exit_code())
         self.process.close()
         self.sock.close()
+        if self.cancelled:
+            return "killed: its job was cancelled", Cancelled()
         if not self.killed:
             return how, Died(how)
         return (how, TimedOut(self.limit)) if self.why is None else (self.why, Died(self.why))

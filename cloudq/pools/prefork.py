@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured
 from cloudq.pools import frames
-from cloudq.pools.base import Died, End, Finished, Returned, Runner, RunnerSpec
+from cloudq.pools.base import Active, Cancelled, Died, End, Finished, Returned, Runner, RunnerSpec
 from cloudq.pools.claim import Done, tell
 from cloudq.pools.launch import Launcher, launcher
 from cloudq.pools.place import BUSY, IDLE, LEAVING, STARTING, Place
@@ -66,7 +66,7 @@ class PreforkPool:
         self._lock = threading.Lock()
         self._places: set[Place] = set()
         self._idle: list[Place] = []
-        self._pending: deque[tuple[bytes, Done]] = deque()
+        self._pending: deque[tuple[bytes, Done, Any]] = deque()
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
         self._up = threading.Condition(self._lock)
@@ -124,7 +124,7 @@ class PreforkPool:
         with self._lock:
             accepted = not self._stopping
             if accepted:
-                wake = self._assign(data, done)
+                wake = self._assign(data, done, job)
         if not accepted:
             tell(done, Returned())
         elif wake:
@@ -138,6 +138,35 @@ class PreforkPool:
             self._size = size
         self._wake()
 
+    def active(self) -> list[Active]:
+        """As Steerable.active."""
+        with self._lock:
+            running = [place.running for place in self._places]
+        return [each for each in running if each is not None]
+
+    def cancel(self, job: Any, running: bool) -> bool:
+        """As Steerable.cancel: a job that waits never runs, the child that runs one is killed."""
+        with self._lock:
+            waiting = next((each for each in self._pending if each[2] is job), None)
+            if waiting is not None:
+                self._pending.remove(waiting)
+            elif not (running and self._kill_for(job)):
+                return False
+        if waiting is not None:
+            tell(waiting[1], Cancelled(started=False))
+        self._wake()
+        return True
+
+    def _kill_for(self, job: Any) -> bool:
+        for place in self._places:
+            if place.running is not None and place.running.job is job:
+                if place.killed or not place.talks or self._said_more(place):
+                    return False  # it has just ended, or is about to end anyway
+                place.kill("killed: its job was cancelled")
+                place.cancelled = True
+                return True
+        return False
+
     def stop(self, grace: float) -> None:
         """As Pool.stop: returns when every child is gone (at once when called from a ``done``)."""
         with self._lock:
@@ -146,7 +175,7 @@ class PreforkPool:
             returned = list(self._pending)
             self._pending.clear()
             self._up.notify_all()
-        for _, done in returned:
+        for _, done, _ in returned:
             tell(done, Returned())
         if self._thread is None:
             return
@@ -156,14 +185,14 @@ class PreforkPool:
 
     # --- jobs (all under the lock) ------------------------------------------------------------
 
-    def _assign(self, data: bytes, done: Done) -> bool:
+    def _assign(self, data: bytes, done: Done, job: Any) -> bool:
         """Give the job to an idle child, or keep it. True when the supervisor must look."""
         while self._idle:
             place = self._idle.pop()
-            if place.give(data, done):
+            if place.give(data, done, job):
                 return place.writing
             place.state = LEAVING  # it has died: the supervisor is about to hear of it
-        self._pending.append((data, done))
+        self._pending.append((data, done, job))
         return False
 
     def _next(self, place: Place) -> None:
@@ -411,7 +440,7 @@ class PreforkPool:
                     told.append((done, Died("killed: the pool's supervisor failed")))
                 place.bury()
             self._places.clear()
-            told += [(done, Returned()) for _, done in self._pending]
+            told += [(done, Returned()) for _, done, _ in self._pending]
             self._pending.clear()
             self._up.notify_all()
             self._launcher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -9,9 +10,10 @@ from typing import Any, Final
 
 from cloudq.pools import runners
 from cloudq.pools.alarm import AlarmWatch
-from cloudq.pools.base import Died, End, Returned, Runner, RunnerSpec
+from cloudq.pools.base import Active, Died, End, Returned, Runner, RunnerSpec
 from cloudq.pools.claim import Claim, Done
 from cloudq.pools.guard import attempt, guarded
+from cloudq.pools.strikes import Cancel
 from cloudq.pools.watchdog import ThreadWatch, Watchdog
 
 #: Seconds that a stopping pool gives an interrupted job to come out of its ``finally`` blocks.
@@ -36,6 +38,7 @@ class SoloPool:
         self._busy = False
         self._thread: int | None = None
         self._claim: Claim | None = None
+        self._running: Active | None = None
         self._watch: AlarmWatch | ThreadWatch = self._alarm
         self._stopping = False
         self._closed = False
@@ -82,6 +85,22 @@ class SoloPool:
         if close:
             self._close()
 
+    def active(self) -> list[Active]:
+        """As Steerable.active."""
+        running = self._running
+        return [] if running is None else [running]
+
+    def cancel(self, job: Any, running: bool) -> bool:
+        """As Steerable.cancel. Jobs that wait are not reached."""
+        with self._changed:  # no other job can begin meanwhile
+            now, watch = self._running, self._watch
+            if not running or now is None or now.job is not job or self._claim is None:
+                return False
+            if isinstance(watch, AlarmWatch):
+                watch.interrupt(Cancel)
+                return True
+            return watch.cancel(self._claim)
+
     def _wait_for_job(self) -> None:
         with self._changed:
             while self._busy and (left := self._deadline - time.monotonic()) > 0:
@@ -114,6 +133,7 @@ class SoloPool:
                     break
                 job, done = self._waiting.popleft()
                 self._claim = claim = Claim(done)
+                self._running = Active(job, time.time(), os.getpid())
             try:
                 end = self._run(job)
             except BaseException:  # KeyboardInterrupt: for the process, not for the job
@@ -126,7 +146,7 @@ class SoloPool:
 
     def _release(self) -> None:
         with self._changed:
-            self._busy, self._thread, self._claim = False, None, None
+            self._busy, self._thread, self._claim, self._running = False, None, None, None
             self._changed.notify_all()
 
     def _run(self, job: Any) -> End:
@@ -135,6 +155,7 @@ class SoloPool:
             self._watch = self._alarm
             return guarded(self._runner, job, self._alarm)
         self._watch = watch = ThreadWatch(self._dog)
+        watch.claim = self._claim
         self._dog.add(watch)
         try:
             return guarded(self._runner, job, watch)

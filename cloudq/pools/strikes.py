@@ -16,8 +16,12 @@ class Stopped(BaseException):
     """Thrown into a job that still runs when the pool's grace period is over."""
 
 
+class Cancel(BaseException):
+    """Thrown into a job that ``Steerable.cancel`` stops."""
+
+
 #: Everything a pool may throw into a job.
-STRIKES: tuple[type[BaseException], ...] = (SoftTimeLimitExceeded, HardLimit, Stopped)
+STRIKES: tuple[type[BaseException], ...] = (SoftTimeLimitExceeded, HardLimit, Stopped, Cancel)
 
 
 def throw(ident: int, exception: type[BaseException]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured
 from cloudq.pools import runners
-from cloudq.pools.base import Died, End, Returned, Runner, RunnerSpec, TimedOut
+from cloudq.pools.base import Active, Died, End, Returned, Runner, RunnerSpec, TimedOut
 from cloudq.pools.claim import Claim, Done, logger, tell
 from cloudq.pools.guard import guarded
 from cloudq.pools.watchdog import ThreadWatch, Watchdog
@@ -42,6 +43,7 @@ class ThreadsPool:
         self._closed = False
         self._deadline = math.inf
         self._serial = 0
+        self._pid = os.getpid()
         self.abandoned = 0
 
     @property
@@ -93,6 +95,19 @@ class ThreadsPool:
             threading.Thread(target=self._finish, name="cloudq-threads-stop").start()
         else:
             self._finish()
+
+    def active(self) -> list[Active]:
+        """As Steerable.active."""
+        running = [place.running for place in tuple(self._places)]
+        return [each for each in running if each is not None]
+
+    def cancel(self, job: Any, running: bool) -> bool:
+        """As Steerable.cancel. Jobs that wait are not reached."""
+        for place in tuple(self._places) if running else ():
+            claim, now = place.watch.claim, place.running
+            if claim is not None and now is not None and now.job is job:
+                return place.watch.cancel(claim)
+        return False
 
     # --- stopping -----------------------------------------------------------------------------
 
@@ -179,6 +194,7 @@ class ThreadsPool:
             if self._stopping:
                 tell(done, Returned())
                 continue
+            place.running = Active(job, time.time(), self._pid)
             watch.claim = claim = Claim(done)
             try:
                 end: End = guarded(runner, job, watch)
@@ -187,7 +203,7 @@ class ThreadsPool:
             del item, job, done  # an idle thread keeps no job alive
             if not claim.tell(end):
                 return  # given up meanwhile: another thread has this place
-            watch.claim = None
+            watch.claim = place.running = None
             del claim, end
 
 
@@ -197,6 +213,7 @@ class _Place:
     def __init__(self, pool: ThreadsPool, number: int) -> None:
         self._pool = pool
         self.watch = ThreadWatch(pool._dog, lambda claim: pool._abandon(self, claim), pool._patience)
+        self.running: Active | None = None
         self.thread = threading.Thread(target=self._main, name=f"cloudq-threads-{number}", daemon=True)
 
     def _main(self) -> None:

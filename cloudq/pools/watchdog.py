@@ -10,7 +10,7 @@ from typing import Final
 
 from cloudq.errors import SoftTimeLimitExceeded
 from cloudq.pools.claim import Claim
-from cloudq.pools.strikes import STRIKES, HardLimit, Stopped, take_back, throw
+from cloudq.pools.strikes import STRIKES, Cancel, HardLimit, Stopped, take_back, throw
 
 _OFF, _ARMING, _ARMED = range(3)
 
@@ -87,7 +87,7 @@ class ThreadWatch:
             self._end()
         except STRIKES as strike:
             self._end()
-            if isinstance(strike, Stopped):
+            if isinstance(strike, Stopped | Cancel):
                 raise
 
     def _end(self) -> None:
@@ -128,6 +128,14 @@ class ThreadWatch:
         with self._lock:
             if self._live:
                 self._throw(Stopped)
+
+    def cancel(self, claim: Claim) -> bool:
+        """Throw Cancel into the job of that claim, if it is the one that runs. Any thread."""
+        with self._lock:
+            if not self._live or self.claim is not claim:
+                return False
+            self._throw(Cancel)
+            return True
 
     def _throw(self, exception: type[BaseException]) -> None:
         self._struck = True

@@ -150,6 +150,20 @@ class ResultSet(Generic[R]):
 
         await aio.to_thread(self.forget)
 
+    def revoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """Revoke all, as ``AsyncResult.revoke``: workers are told once, whatever their number."""
+        leaves = list(self._leaves())
+        if leaves:
+            leaves[0]._results.control.revoke(
+                [each.id for each in leaves], terminate=terminate, signal=signal
+            )
+
+    async def arevoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """Asyncio twin of ``revoke``."""
+        from cloudq import aio
+
+        await aio.to_thread(self.revoke, terminate, signal)
+
     # --- waiting ------------------------------------------------------------------------------
 
     def join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:  # loaded by the app when it opens its store; asyncio and aio 
 R = TypeVar("R")
 
 
+class Revoker(Protocol):
+    """What ``revoke`` needs: ``app.control``."""
+
+    def revoke(
+        self, task_id: str | Iterable[str], *, terminate: bool = False, signal: str = "SIGTERM"
+    ) -> dict[str, str]: ...
+
+
 class Results(Protocol):
     """What a handle needs of the app: its records. The app's own object; tests may stand in."""
 
@@ -30,6 +38,8 @@ class Results(Protocol):
     def forget(self, task_id: str) -> None: ...
     @property
     def poller(self) -> Poller: ...
+    @property
+    def control(self) -> Revoker: ...
     def need_store(self) -> ResultStore: ...
     def handle(self, task_id: str) -> AsyncResult[Any]: ...
 
@@ -151,6 +161,16 @@ class AsyncResult(Generic[R]):
         from cloudq import aio
 
         await aio.to_thread(self.forget)
+
+    def revoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """Have it not run; ``terminate``: stop it if it runs. See ``app.control.revoke``."""
+        self._results.control.revoke(self.id, terminate=terminate, signal=signal)
+
+    async def arevoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """Asyncio twin of ``revoke``."""
+        from cloudq import aio
+
+        await aio.to_thread(self.revoke, terminate, signal)
 
     # --- waiting ----------------------------------------------------------------------------
 
@@ -363,6 +383,9 @@ class EagerResult(AsyncResult[R]):
 
     def forget(self) -> None:
         """Nothing is stored: the record stays with this object."""
+
+    def revoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """It has ended: nothing is left to revoke."""
 
 
 def refuse_inside_task() -> None:

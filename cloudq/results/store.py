@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from cloudq import states
 from cloudq.backends.base import ABSENT, Condition, Entry, Matches, ResultBackend, Version
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import Conflict, CorruptRecord, OperationalError
@@ -107,6 +108,14 @@ class ResultStore:
         """
         return self._forward(record, known, serializer)[0]
 
+    def revoke(self, record: Record, *, running: bool) -> Record:
+        """Write REVOKED over nothing or over a waiting retry; over a task that runs only with ``running``.
+
+        Returns the record that stands.
+        """
+        free = (states.PENDING, states.RETRY)
+        return self._forward(record, None, None, lambda found: not (running or found.state in free))[0]
+
     def progress(self, record: Record, known: Version | None = None) -> tuple[Record, Version | None]:
         """Write an unfinished record (STARTED, RETRY, custom) unless a later one stands.
 
@@ -139,7 +148,11 @@ class ResultStore:
         return None if self._expires is None else self._clock.time() + self._expires
 
     def _forward(
-        self, record: Record, known: Version | None, serializer: str | None
+        self,
+        record: Record,
+        known: Version | None,
+        serializer: str | None,
+        stays: Callable[[Record], bool] = lambda found: False,
     ) -> tuple[Record, Version | None]:
         key = task_key(record.id)
         value = documents.dump(record, partial(self._pack, serializer=serializer))
@@ -154,7 +167,7 @@ class ResultStore:
                 when = ABSENT
                 continue
             standing = self._load(present, key)
-            if standing.final or (not record.final and standing.retries > record.retries):
+            if standing.final or stays(standing) or (not record.final and standing.retries > record.retries):
                 return standing, present.version
             when = Matches(present.version)
         raise OperationalError(

@@ -29,7 +29,7 @@ from cloudq.execution.call import acall, call, judge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
-from cloudq.pools.base import Died, Returned, TimedOut, Watch
+from cloudq.pools.base import Cancelled, Died, Returned, TimedOut, Watch
 from cloudq.producer import IGNORE_RESULT
 from cloudq.registry import Registry
 from cloudq.results.record import Record
@@ -75,6 +75,8 @@ class Lifecycle:
         self._eager = eager
         self._patience = patience
         self.settler = settler
+        #: Why a task must not run although its message says so ("revoked"), or None. From memory.
+        self.revoked: Callable[[Envelope], str | None] = lambda envelope: None
 
     # --- the whole way ------------------------------------------------------------------------
 
@@ -170,12 +172,19 @@ class Lifecycle:
         if envelope.expires is not None and envelope.expires <= now:
             records = not envelope.headers.get(IGNORE_RESULT)
             return self.settler.revoke(envelope, delivery.queue, TaskRevokedError("expired"), records)
+        if (why := self.revoked(envelope)) is not None:
+            return self._revoke(delivery, envelope, why)
         if not self._eager and (rest := hop.remaining(envelope, now)):
             if is_fifo(delivery.queue):
                 return Release(rest)
             task_logger.debug("task %s is not due for %.1f s: sent on", label(envelope), rest)
             return self.settler.hop(hop.hopped(envelope), delivery.queue)
         return None
+
+    def _revoke(self, delivery: Delivery, envelope: Envelope, why: str) -> Verdict:
+        task = self._registry.get(envelope.task)
+        records = not envelope.headers.get(IGNORE_RESULT) if task is None else self._records(task, envelope)
+        return self.settler.revoke(envelope, delivery.queue, TaskRevokedError(why), records)
 
     def _bind(self, task: Task[..., Any], envelope: Envelope) -> None:
         try:
@@ -191,6 +200,7 @@ class Lifecycle:
     def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         """The task's record, read only where a second message or run is likely: it costs a call."""
         again = delivery.receive_count > 1 or envelope.retries > 0 or hop.hops(envelope) > 0
+        again = again or self._conf.task_check_revoked
         if not (again and records and self._store is not None):
             return None
         store = self._store
@@ -227,7 +237,7 @@ class Lifecycle:
         task: Task[..., Any],
         known: Version | None,
         records: bool,
-    ) -> Ready:
+    ) -> Ready | Verdict:
         if is_fifo(delivery.queue) and not records:
             envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
         request = self._request(delivery, envelope, task, records)
@@ -236,9 +246,14 @@ class Lifecycle:
             started = Record(
                 envelope.id, states.STARTED, {"hostname": self._hostname}, retries=envelope.retries
             )
-            _, known = self._patience.call(
+            standing, known = self._patience.call(
                 f"recording the start of {label(envelope)}", lambda: store.progress(started, known)
             )
+            if standing.final:  # it ended, or was revoked, behind our back
+                task_logger.info("task %s had already ended in %s; not run", label(envelope), standing.state)
+                return self.settler.conclude(
+                    envelope, delivery.queue, standing, self._wants(task, "dead_letter")
+                )
         return Ready(delivery, envelope, task, request, known, records)
 
     def _request(
@@ -316,7 +331,7 @@ class Lifecycle:
         """Record the end, send what follows, give the verdict."""
         return self.settler.settle(ready, outcome)
 
-    def lost(self, delivery: Delivery, end: Died | TimedOut | Returned) -> Verdict:
+    def lost(self, delivery: Delivery, end: Died | TimedOut | Returned | Cancelled) -> Verdict:
         """What becomes of a delivery whose run ended without a verdict. Never raises."""
         if isinstance(end, Returned):
             return Release(0.0)
@@ -324,6 +339,8 @@ class Lifecycle:
             envelope = self._codec.decode(
                 delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
             )
+            if isinstance(end, Cancelled):
+                return self._revoke(delivery, envelope, "terminated" if end.started else "revoked")
             task = self._registry[envelope.task]
             records = self._records(task, envelope)
             found = self._known_after_loss(envelope, records)

@@ -253,7 +253,7 @@ class Settler:
                 f"recording {label(envelope)} as revoked", lambda: store.finish(record)
             )
             self._announce(envelope, record)
-        logger.info("task %s not run: %s", label(envelope), error)
+        logger.info("task %s revoked: %s", label(envelope), error)
         self._hooks.fire("task_revoked", envelope=envelope, reason=str(error))
         return self.conclude(envelope, queue, record)
 

@@ -11,6 +11,7 @@ from cloudq.app import CloudQ
 from cloudq.brokers.base import Delivery, dead_letter_name
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.control.deadletters import DeadLetter, DeadLetters
+from cloudq.control.revocations import Revocations
 from cloudq.execution.call import NoWatch
 from cloudq.message import Envelope
 from cloudq.results.record import Record
@@ -47,6 +48,7 @@ class Sandbox:
         self.clock = clock
         self.sent: list[Sent] = []
         self._lifecycle = app.lifecycle("sandbox")
+        self._lifecycle.revoked = Revocations(app.control.boards, clock).fresh
         self._queues = {app.conf.task_default_queue: None}
         self._received: str | None = None
 

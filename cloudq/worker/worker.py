@@ -16,7 +16,7 @@ from cloudq import plugins
 from cloudq.app import CloudQ
 from cloudq.brokers.base import Delivery, QueueInfo
 from cloudq.errors import ImproperlyConfigured
-from cloudq.pools.base import Died, End, Finished, Pool, Returned, TimedOut
+from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Returned, TimedOut
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
 from cloudq.worker.credit import Credit
@@ -24,6 +24,7 @@ from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.runner import WorkerRunner, spec
 from cloudq.worker.source import NEAR_WAIT, Source
+from cloudq.worker.steering import Steering
 
 logger = logging.getLogger("cloudq.worker")
 
@@ -101,6 +102,8 @@ class Worker:
         self.disposal = Disposal(broker, self.leases)
         held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
         self.credit = Credit(held)
+        self.steering = Steering(self)
+        self.steering.look()  # before the first message: what was revoked while nobody worked stays undone
         self.pool.start(self._spec(), WorkerRunner(self.lifecycle))
         self.leases.start()
         self.disposal.start()
@@ -109,6 +112,7 @@ class Worker:
         threading.Thread(target=self._follow_stops, name="cloudq-stops", daemon=True).start()
         for source in self.sources:
             source.start()
+        self.steering.start()
         logger.info("ready: consuming %s", ", ".join(self.queues))
         self.app.hooks.fire("worker_ready", worker=self)
 
@@ -216,6 +220,7 @@ class Worker:
             logger.warning(
                 "not every message could be acknowledged or given back; those will be delivered again"
             )
+        self.steering.close()
         self.disposal.close()
         self.leases.close()
         self._stops.put("stopped")
@@ -250,6 +255,9 @@ class Worker:
             self._ended(delivery, Finished(Abandon()))
             return
         self.running[delivery.receipt] = delivery
+        if self.steering.revoked(delivery):
+            self._ended(delivery, Cancelled(started=False))
+            return
         if self.pool_name == "solo":
             self._inbox.put(delivery)  # run() takes it: solo tasks run on the main thread
         else:
@@ -278,7 +286,7 @@ class Worker:
 
     def _ended(self, delivery: Delivery, end: End) -> None:
         # A hard limit is the task's own doing even while we stop; a death then is ours.
-        if isinstance(end, TimedOut) or (isinstance(end, Died) and not self._stopping):
+        if isinstance(end, TimedOut | Cancelled) or (isinstance(end, Died) and not self._stopping):
             # Judging a loss asks the store; the pool's own thread must not wait for that.
             judge = threading.Thread(
                 target=self._judge, args=(delivery, end), name="cloudq-judge", daemon=True
@@ -288,7 +296,7 @@ class Worker:
         else:
             self._conclude(delivery, self._verdict(end))
 
-    def _judge(self, delivery: Delivery, end: Died | TimedOut) -> None:
+    def _judge(self, delivery: Delivery, end: Died | TimedOut | Cancelled) -> None:
         self._conclude(delivery, self.lifecycle.lost(delivery, end))
         self._judges.remove(threading.current_thread())
 

@@ -10,7 +10,7 @@ from cloudq.pools.asyncio import AsyncioPool
 from cloudq.pools.prefork import PreforkPool
 from cloudq.pools.solo import SoloPool
 from cloudq.pools.threads import ThreadsPool
-from cloudq.testing.contracts import PoolContract
+from cloudq.testing.contracts import PoolContract, SteerableContract
 from cloudq.testing.contracts.pool import make_async_runner
 
 
@@ -66,6 +66,37 @@ class TestPrefork(PoolContract):
 
 class TestPreforkByForkserver(PoolContract):
     processes = True
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(functools.partial(PreforkPool, start_method="forkserver"))
+
+
+class TestSteeringSolo(SteerableContract):
+    concurrent = False
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(SoloPool)
+
+
+class TestSteeringThreads(SteerableContract):
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(ThreadsPool)
+
+
+class TestSteeringAsyncio(SteerableContract):
+    runner = staticmethod(make_async_runner)
+
+    @pytest.fixture
+    def make_pool(self) -> Iterator[Callable[..., Any]]:
+        yield from _making(AsyncioPool)
+
+
+class TestSteeringPrefork(SteerableContract):
+    processes = True
+    reaches_waiting = True
 
     @pytest.fixture
     def make_pool(self) -> Iterator[Callable[..., Any]]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from cloudq.aws.factory import DRIVERS
 from cloudq.backends.base import ResultBackend
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker
@@ -40,7 +41,7 @@ def broker_of(conf: Conf, clock: Clock) -> Broker:
     """The broker that the settings name."""
     url = conf.broker_url or _embedded(conf, "broker_url", "CLOUDQ_BROKER_URL", "sqs://?region=eu-west-1")
     conf.seal("broker_url", "the broker is open already; close the app first")
-    return open_broker(url, clock)
+    return open_broker(url, clock, _driver(conf))
 
 
 def backend_of(conf: Conf, clock: Clock) -> ResultBackend | None:
@@ -50,7 +51,7 @@ def backend_of(conf: Conf, clock: Clock) -> ResultBackend | None:
         return None
     url = url or _embedded(conf, "result_backend", "CLOUDQ_RESULT_BACKEND", "dynamodb://cloudq-results")
     conf.seal("result_backend", "the results store is open already; close the app first")
-    return open_backend(url, clock)
+    return open_backend(url, clock, _driver(conf))
 
 
 def _embedded(conf: Conf, setting: str, variable: str, example: str) -> str:
@@ -60,6 +61,11 @@ def _embedded(conf: Conf, setting: str, variable: str, example: str) -> str:
             f"{setting} is not set, and there is no default {where}: set {variable}, for example to {example}"
         )
     return EMBEDDED
+
+
+def _driver(conf: Conf) -> str | None:
+    """What is to be said in the URLs; None: nothing, the default."""
+    return None if conf.aws_driver == DRIVERS[0] else conf.aws_driver
 
 
 def codec_of(conf: Conf, clock: Clock) -> Codec:

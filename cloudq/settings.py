@@ -47,7 +47,10 @@ class Settings:
     include: list[str] = _setting([], "Modules that define tasks, imported by the worker.")
     timezone: str = _setting("UTC", "Time zone of schedules and of naive `eta`/`expires` values.")
     enable_utc: bool = _setting(True, "Naive datetimes are UTC; otherwise they are in `timezone`.")
-    aws_driver: str = _setting("boto3", "What carries AWS calls: `boto3`.")
+    aws_driver: str = _setting(
+        "lean",
+        "Who speaks to SQS and DynamoDB: `lean` (the hot calls without botocore's cost) or `boto3` (all calls).",
+    )
 
     # queues and messages
     task_default_queue: str = _setting("cloudq", "Queue of tasks that nothing routes elsewhere.")

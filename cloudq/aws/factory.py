@@ -8,7 +8,10 @@ from typing import Final
 from cloudq.aws.port import AsyncPort, Port
 from cloudq.errors import ImproperlyConfigured
 
-DRIVERS: Final = ("boto3",)
+#: ``lean`` speaks the hot operations itself and leaves the rest to boto3.
+DRIVERS: Final = ("lean", "boto3")
+#: URL schemes that take ``driver=``.
+SCHEMES: Final = ("sqs", "dynamodb")
 
 _Key = tuple[int, str, str | None, str | None, str | None]
 _ports: dict[_Key, Port] = {}
@@ -18,7 +21,7 @@ def make_port(
     region: str | None = None,
     endpoint_url: str | None = None,
     profile: str | None = None,
-    driver: str = "boto3",
+    driver: str = "lean",
 ) -> Port:
     """The process's port for these arguments; the same arguments give the same port.
 
@@ -29,23 +32,39 @@ def make_port(
     key = (os.getpid(), driver, region, endpoint_url, profile)
     port = _ports.get(key)
     if port is None:
-        from cloudq.aws.boto import BotoPort
-
         # setdefault keeps the first of two racing threads' ports; no lock to inherit across a fork.
-        port = _ports.setdefault(key, BotoPort(region, endpoint_url, profile))
+        port = _ports.setdefault(key, _make(driver, region, endpoint_url, profile))
     return port
 
 
+def _make(driver: str, region: str | None, endpoint_url: str | None, profile: str | None) -> Port:
+    if driver == "boto3":
+        from cloudq.aws.boto import BotoPort
+
+        return BotoPort(region, endpoint_url, profile)
+    from cloudq.aws.lean import LeanPort
+
+    return LeanPort(region, endpoint_url, profile)
+
+
 def make_async_port(
-    region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    profile: str | None = None,
+    driver: str = "lean",
 ) -> AsyncPort:
-    """A new asyncio port (extra ``aio``); close it in the event loop that used it.
+    """A new asyncio port; close it in the event loop that used it.
 
-    Raises MissingExtra when aioboto3 is not installed.
+    Raises MissingExtra for ``boto3`` when aioboto3 (extra ``aio``) is not installed.
     """
-    from cloudq.aws.aioboto import AioPort
+    _check(driver)
+    if driver == "boto3":
+        from cloudq.aws.aioboto import AioPort
 
-    return AioPort(region, endpoint_url, profile)
+        return AioPort(region, endpoint_url, profile)
+    from cloudq.aws.aiolean import AsyncLeanPort
+
+    return AsyncLeanPort(region, endpoint_url, profile)
 
 
 def _check(driver: str) -> None:

@@ -14,6 +14,8 @@ MAX_ATTEMPTS: Final = 4
 OWN_ATTEMPTS: Final = 4
 #: Seconds before and between our own tries: from, to.
 OWN_BACKOFF: Final = (0.1, 2.0)
+#: Waits of the lean driver between its tries of one call (``MAX_ATTEMPTS`` in all): from, to.
+LEAN_BACKOFF: Final = (0.2, 5.0)
 POOL_SIZE: Final = 64
 #: Seconds to wait for an answer. SQS and DynamoDB answer in milliseconds; objects may be large.
 READ_TIMEOUT: Final = 60.0

@@ -212,8 +212,10 @@ def for_asyncio(backend: ResultBackend) -> AsyncBackend:
     ):
         return bridge(backend)
     query = Url.parse(backend.url).query
+    # S3 is not spoken by the lean driver.
+    driver = query.get("driver", "lean") if isinstance(backend, DynamoBackend) else "boto3"
     try:
-        port = make_async_port(query.get("region"), query.get("endpoint_url"), query.get("profile"))
+        port = make_async_port(query.get("region"), query.get("endpoint_url"), query.get("profile"), driver)
     except MissingExtra:
         return bridge(backend)
     return native(backend, port) or bridge(backend)

@@ -60,8 +60,8 @@ _IS_ABSENT: Final = "attribute_not_exists(pk) OR #exp <= :now"
 
 
 def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> DynamoBackend:
-    """``dynamodb://table?region=&endpoint_url=&profile=&ttl_attribute=ttl``"""
-    options = url.options(("region", "endpoint_url", "profile", "ttl_attribute"))
+    """``dynamodb://table?region=&endpoint_url=&profile=&driver=lean&ttl_attribute=ttl``"""
+    options = url.options(("region", "endpoint_url", "profile", "driver", "ttl_attribute"))
     if not url.host or url.path:
         raise ImproperlyConfigured(
             f"dynamodb:// names one table and nothing more, got {url}: write dynamodb://cloudq-results"
@@ -69,7 +69,12 @@ def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> DynamoBackend:
     ttl_attribute = options.get("ttl_attribute", "ttl")
     if not ttl_attribute or ttl_attribute in ("pk", "sk", "value", "ver", "exp"):
         raise ImproperlyConfigured(f"dynamodb://: ttl_attribute cannot be {ttl_attribute!r}")
-    port = make_port(options.get("region"), options.get("endpoint_url"), options.get("profile"))
+    port = make_port(
+        options.get("region"),
+        options.get("endpoint_url"),
+        options.get("profile"),
+        options.get("driver", "lean"),
+    )
     return DynamoBackend(port, url.host, url=str(url), ttl_attribute=ttl_attribute, clock=clock)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from cloudq import plugins
+from cloudq.aws.factory import SCHEMES
 from cloudq.backends.base import ResultBackend
 from cloudq.backends.tiered import LARGE_OVER, TieredBackend
 from cloudq.clock import SYSTEM_CLOCK, Clock
@@ -18,12 +19,13 @@ _TIER: Final = ("large", "large_over")
 _PLUS: Final = re.compile(r"\+(?=[a-z][a-z0-9.-]*://)")
 
 
-def open_backend(url_text: str, clock: Clock = SYSTEM_CLOCK) -> ResultBackend:
+def open_backend(url_text: str, clock: Clock = SYSTEM_CLOCK, aws_driver: str | None = None) -> ResultBackend:
     """The results store a URL names; ``large=`` or ``+`` add a second one for large values.
 
     ``dynamodb://results?large=s3://bucket/prefix&large_over=65536`` and
     ``dynamodb://results+s3://bucket/prefix`` are the same; parameters of the second store that are
     to go into ``large=`` are percent-encoded (``%26`` for ``&``). ``large_over`` is in bytes.
+    ``aws_driver`` is used where a URL on AWS names none (``driver=``).
     Raises UnknownScheme, ImproperlyConfigured or MissingExtra; makes no call to any service.
     """
     first, *others = _PLUS.split(url_text)
@@ -39,14 +41,18 @@ def open_backend(url_text: str, clock: Clock = SYSTEM_CLOCK) -> ResultBackend:
             raise ImproperlyConfigured(
                 f"{url.scheme}://: large_over= needs large=, the store for large values"
             )
-        return _open(url, clock)
+        return _open(url, clock, aws_driver)
     second = Url.parse(large)
     if any(name in second.query for name in _TIER):
         raise ImproperlyConfigured(f"{url.scheme}://: large= cannot be tiered itself")
     plain = replace(url, query={name: text for name, text in url.query.items() if name not in _TIER})
-    return TieredBackend(_open(plain, clock), _open(second, clock), large_over=large_over)
+    return TieredBackend(
+        _open(plain, clock, aws_driver), _open(second, clock, aws_driver), large_over=large_over
+    )
 
 
-def _open(url: Url, clock: Clock) -> ResultBackend:
+def _open(url: Url, clock: Clock, aws_driver: str | None) -> ResultBackend:
+    if aws_driver is not None and url.scheme in SCHEMES:
+        url = replace(url, query={"driver": aws_driver, **url.query})
     backend: ResultBackend = plugins.load("backends", url.scheme)(url, clock)
     return backend

@@ -70,6 +70,7 @@ _OPTIONS: Final = (
     "region",
     "endpoint_url",
     "profile",
+    "driver",
     "account",
     "queue_name_prefix",
     "max_body",
@@ -79,10 +80,10 @@ _OPTIONS: Final = (
 
 
 def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> SqsBroker:
-    """``sqs://?region=&endpoint_url=&profile=&account=&queue_name_prefix=&max_body=&wait_time_seconds=``
+    """``sqs://?region=&endpoint_url=&profile=&driver=&account=&queue_name_prefix=&max_body=&wait_time_seconds=``
     ``&visibility_timeout=``
 
-    ``account``: the queues' owner, when it is another account. ``max_body``: the queues'
+    ``driver``: ``lean`` or ``boto3``. ``account``: the queues' owner, when it is another account. ``max_body``: the queues'
     MaximumMessageSize in bytes, when below 1 MiB. ``wait_time_seconds``: the longest poll, 0..20.
     ``visibility_timeout``: seconds a new queue, or a consumer that says nothing, uses.
     """
@@ -98,7 +99,12 @@ def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> SqsBroker:
     )
     visibility = url.number("visibility_timeout", 0, 0, 43_200)
     return SqsBroker(
-        make_port(options.get("region"), options.get("endpoint_url"), options.get("profile")),
+        make_port(
+            options.get("region"),
+            options.get("endpoint_url"),
+            options.get("profile"),
+            options.get("driver", "lean"),
+        ),
         url=str(url),
         capabilities=capabilities,
         queue_name_prefix=options.get("queue_name_prefix", ""),

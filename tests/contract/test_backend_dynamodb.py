@@ -1,4 +1,4 @@
-"""The DynamoDB store keeps the backend contract on moto and on ministack."""
+"""The DynamoDB store keeps the backend contract on moto and on ministack, by either driver."""
 
 from __future__ import annotations
 
@@ -7,28 +7,53 @@ from collections.abc import Iterator
 import pytest
 
 from cloudq.aws.boto import BotoPort
+from cloudq.aws.lean import LeanPort
 from cloudq.backends.dynamodb import MAX_VALUE, DynamoBackend
 from cloudq.testing.contracts import BackendContract
 
+Ports = type[BotoPort] | type[LeanPort]
+#: moto counts a binary value's base64, and so refuses a third earlier than DynamoDB does.
+MOTO_MAX = 300_000
 
-def table_at(url: str, name: str, max_value: int = MAX_VALUE) -> Iterator[DynamoBackend]:
-    backend = DynamoBackend(BotoPort(endpoint_url=url), name, max_value=max_value)
+
+def table_at(url: str, port: Ports, max_value: int = MAX_VALUE) -> Iterator[DynamoBackend]:
+    backend = DynamoBackend(port(endpoint_url=url), f"contract-{port.__name__}", max_value=max_value)
     backend.create_table()
     yield backend
     backend.delete_table()
     backend.close()
 
 
-class TestDynamoOnMoto(BackendContract):
+class OnMoto(BackendContract):
+    port: Ports
+
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, moto_url: str) -> Iterator[DynamoBackend]:
-        # moto counts a binary value's base64, and so refuses a third earlier than DynamoDB does.
-        yield from table_at(moto_url, "contract", max_value=300_000)
+        yield from table_at(moto_url, cls.port, MOTO_MAX)
 
 
-class TestDynamoOnMinistack(BackendContract):
+class OnMinistack(BackendContract):
+    port: Ports
+
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, ministack_url: str) -> Iterator[DynamoBackend]:
-        yield from table_at(ministack_url, "contract")
+        yield from table_at(ministack_url, cls.port)
+
+
+class TestLeanOnMoto(OnMoto):
+    port = LeanPort
+
+
+class TestLeanOnMinistack(OnMinistack):
+    port = LeanPort
+
+
+class TestBotoOnMinistack(OnMinistack):
+    port = BotoPort
+
+
+@pytest.mark.slow
+class TestBotoOnMoto(OnMoto):
+    port = BotoPort

@@ -7,11 +7,11 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from aws_fakes import FrozenClock
+from aws_script import GOOD, Script, failure, scripted
 
 from cloudq.aws import aioboto, boto
 from cloudq.aws.aioboto import AioPort
@@ -29,65 +29,12 @@ from cloudq.errors import (
 )
 
 SEND = Call("sqs", "SendMessage", {"QueueUrl": "http://q/1/orders", "MessageBody": "x"})
-GOOD = (200, {"MessageId": "m", "MD5OfMessageBody": "9dd4e461268c8034f5c8564e155c67a6"}, {})
-
-
-class Script(ThreadingHTTPServer):
-    """Answers each POST with the next of ``answers``: (status, body, headers); the last one stays."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[tuple[int, Any, dict[str, str]]] = [GOOD]
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Script
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.path, dict(self.headers), body))
-        answers = self.server.answers
-        status, answer, headers = answers[0] if len(answers) == 1 else answers.pop(0)
-        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", headers.get("Content-Length", str(len(data))))
-        for name, value in headers.items():
-            if name != "Content-Length":
-                self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-        if "Content-Length" in headers:
-            self.close_connection = True
-
-    do_GET = do_POST
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
 def server() -> Iterator[Script]:
-    script = Script()
-    thread = threading.Thread(target=script.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield script
-    script.shutdown()
-    script.server_close()
-    thread.join()
-
-
-def failure(code: str, status: int = 400, query: str | None = None) -> tuple[int, Any, dict[str, str]]:
-    headers = {"x-amzn-query-error": f"{query};Sender"} if query else {}
-    return status, {"__type": f"com.amazonaws.sqs#{code}", "message": "because"}, headers
+    with scripted() as script:
+        yield script
 
 
 THROTTLED = failure("RequestThrottled", query="AWS.SimpleQueueService.RequestThrottled")
@@ -255,7 +202,7 @@ def test_a_body_that_breaks_off_is_fetched_again(server: Script) -> None:
 def test_the_same_arguments_share_a_port() -> None:
     assert make_port("eu-west-1") is make_port("eu-west-1")
     assert make_port("eu-west-1") is not make_port("eu-west-2")
-    with pytest.raises(ImproperlyConfigured, match="'carrier-pigeon'; known: boto3"):
+    with pytest.raises(ImproperlyConfigured, match="'carrier-pigeon'; known: lean, boto3"):
         make_port(driver="carrier-pigeon")
 
 
@@ -270,7 +217,7 @@ def test_a_closed_port_opens_again(server: Script) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_uses_sockets_of_its_own(server: Script) -> None:
-    port = make_port(endpoint_url=server.url)
+    port = make_port(endpoint_url=server.url, driver="boto3")
     assert isinstance(port, BotoPort)
     port.call(SEND)
     parents = port._mine
@@ -280,7 +227,7 @@ def test_a_forked_child_uses_sockets_of_its_own(server: Script) -> None:
     if child == 0:
         try:
             same = port.call(SEND)["MessageId"] == "m" and port._mine is not parents
-            fresh = make_port(endpoint_url=server.url) is not port
+            fresh = make_port(endpoint_url=server.url, driver="boto3") is not port
             os.write(write, b"yes" if same and fresh else b"no")
         finally:
             os._exit(0)

@@ -1,0 +1,131 @@
+"""Connections to one service: opened when needed, kept alive, never shared by two calls."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+import time
+from typing import Final
+
+from cloudq.aws.http1 import AnswerReader, HttpAnswer
+from cloudq.aws.identity import Endpoint
+from cloudq.aws.options import CONNECT_TIMEOUT
+
+_PIECE: Final = 262_144
+#: Seconds after which an unused connection is looked at before it is used again, and dropped.
+_FRESH: Final = 0.2
+_STALE: Final = 55.0
+
+
+class Connection:
+    """One connection. ``began``: has anything of the last answer come?"""
+
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None) -> None:
+        self.endpoint = endpoint
+        self.began = False
+        self.idle_since = 0.0
+        plain = socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
+        except BaseException:
+            plain.close()
+            raise
+
+    def exchange(self, data: bytes, timeout: float) -> HttpAnswer:
+        """Send a request and read its answer, within ``timeout`` seconds in all.
+
+        Raises OSError (TimeoutError among them) or BrokenAnswer; the connection is of no use then.
+        """
+        deadline = time.monotonic() + timeout
+        reader = AnswerReader()
+        self.began = False
+        self._socket.settimeout(timeout)
+        self._socket.sendall(data)
+        while True:
+            piece = self._socket.recv(_PIECE)
+            answer = reader.feed(piece)
+            self.began = True
+            if answer is not None:
+                return answer
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"the answer was not complete after {timeout:g} s")
+            self._socket.settimeout(left)
+
+    def usable(self, now: float) -> bool:
+        """Is it worth another request? What the other side has closed is readable."""
+        idle = now - self.idle_since
+        if idle < _FRESH:
+            return True
+        if idle > _STALE:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def shutdown(self) -> None:
+        """End a call in flight in another thread: it gets an error at once."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is down already
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Connections:
+    """The idle connections of a process, last used first, and those at work. Thread-safe."""
+
+    def __init__(self, most_idle: int) -> None:
+        self._most_idle = most_idle
+        self._idle: dict[Endpoint, list[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._lock = threading.Lock()
+
+    def take(self, endpoint: Endpoint) -> Connection | None:
+        """An idle connection that looks alive, or None."""
+        now = time.monotonic()
+        while True:
+            try:
+                connection = self._idle[endpoint].pop()
+            except (KeyError, IndexError):
+                return None
+            if connection.usable(now):
+                return connection
+            connection.close()
+
+    def busy(self, connection: Connection) -> None:
+        """Remember a connection at work, so that ``close`` finds it."""
+        self._busy.add(connection)
+
+    def give(self, connection: Connection, keep: bool) -> None:
+        """Take a connection back after its call."""
+        self._busy.discard(connection)
+        idle = self._idle.setdefault(connection.endpoint, [])
+        if keep and len(idle) < self._most_idle:
+            connection.idle_since = time.monotonic()
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection whose call went wrong."""
+        self._busy.discard(connection)
+        connection.close()
+
+    def close(self) -> None:
+        """Close what is idle; end what is at work."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+            busy = list(self._busy)
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+        for connection in busy:
+            connection.shutdown()

@@ -131,10 +131,14 @@ def lifecycle_of(
     hostname: str,
 ) -> Lifecycle:
     """What runs deliveries."""
+    from cloudq.runtime.keeper import Keeper
     from cloudq.runtime.lifecycle import Lifecycle
+    from cloudq.runtime.limits import Limits
     from cloudq.runtime.patience import Patience
     from cloudq.runtime.settle import Settler
 
+    limits = Limits(None if store is None else store.backend, clock, conf, Keeper(clock))
+    limits.check(registry)
     patience = Patience(conf.worker_settle_timeout, clock)
     return Lifecycle(
         registry=registry,
@@ -147,6 +151,7 @@ def lifecycle_of(
         clock=clock,
         hostname=hostname,
         patience=patience,
+        limits=limits,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
+from cloudq.callkey import KeySpec
+
 
 class CallOptions(TypedDict, total=False):
     """Options of ``apply_async``. Seconds where nothing else is said."""
@@ -99,6 +101,15 @@ class TaskOptions(TypedDict, total=False):
     typing: bool
     #: A failure is also copied to the dead-letter queue.
     dead_letter: bool
+    #: At most so many starts: "100/m" (s, m, h, d) or a number per second; 0 is no limit.
+    rate_limit: str | float | None
+    #: "worker": each worker may start so many; "global": all workers together (needs a results store).
+    rate_limit_scope: str
+    #: One limit for each value of this parameter (several, or a function of the arguments).
+    rate_limit_key: KeySpec | None
+    #: At most so many run at a time, over all workers (needs a results store).
+    max_concurrency: int | None
+    max_concurrency_key: KeySpec | None
 
 
 TASK_OPTIONS: frozenset[str] = frozenset({*TaskOptions.__annotations__, "bind"})

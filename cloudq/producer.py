@@ -49,6 +49,8 @@ class Outgoing:
     serializer: str | None = None
     compression: str | None = None
     retry: bool = True
+    #: The same try once more (a hop, a deferral): publishing it is no news to the hooks.
+    quiet: bool = False
 
 
 class Producer:
@@ -167,10 +169,17 @@ class Producer:
             )
         return delay
 
-    def resend(self, envelope: Envelope, queue: str, due: float | None) -> Outgoing:
-        """The same task once more (a retry, a hop), due at ``due``."""
-        now = self._clock.time()
-        return Outgoing(envelope.with_(eta=due), queue, self._delay(due, now, queue))
+    def resend(
+        self,
+        envelope: Envelope,
+        queue: str,
+        due: float | None,
+        group_id: str | None = None,
+        quiet: bool = False,
+    ) -> Outgoing:
+        """The same task once more (a retry, a hop, a deferral), due at ``due``, for the same tenant."""
+        delay = self._delay(due, self._clock.time(), queue)
+        return Outgoing(envelope.with_(eta=due), queue, delay, group_id, quiet=quiet)
 
     # --- envelopes to the broker --------------------------------------------------------------
 
@@ -187,7 +196,7 @@ class Producer:
         queues: dict[str, list[int]] = {}
         messages = []
         for position, call in enumerate(calls):
-            if self._hooks.wants("before_publish"):
+            if not call.quiet and self._hooks.wants("before_publish"):
                 self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
             messages.append(self._message(call))
             queues.setdefault(call.queue, []).append(position)
@@ -196,8 +205,8 @@ class Producer:
         for queue, positions in queues.items():
             self._send_queue(queue, positions, messages, calls[positions[0]].retry, failures, sent)
         if self._hooks.wants("task_sent"):
-            for position in sent:
-                self._hooks.fire("task_sent", envelope=calls[position].envelope, queue=calls[position].queue)
+            for call in (calls[position] for position in sent if not calls[position].quiet):
+                self._hooks.fire("task_sent", envelope=call.envelope, queue=call.queue)
         if failures:
             if len(calls) == 1:
                 raise failures[0]

@@ -93,6 +93,15 @@ class Settings:
     task_eager_propagates: bool = _setting(False, "Eager tasks raise their errors in the caller.")
     task_store_eager_result: bool = _setting(False, "Eager tasks write their results to the backend as well.")
     task_dead_letter: bool = _setting(False, "Failed tasks are also copied to the dead-letter queue.")
+    task_default_rate_limit: str | None = _setting(
+        None, "Rate limit of every task that has none of its own: `100/m` (s, m, h, d)."
+    )
+    task_lease_time: float = _setting(
+        60.0,
+        "How long what a running task holds in the results store (`max_concurrency`) outlives a worker that died; "
+        "renewed at a third of it.",
+        "seconds",
+    )
 
     # results
     result_expires: float | None = _setting(86400.0, "How long results are kept; None: for ever.", "seconds")
@@ -152,6 +161,7 @@ class Settings:
         False,
         "Read a task's record before its first run, so that one revoked a moment ago does not start: one more read per task.",
     )
+    worker_disable_rate_limits: bool = _setting(False, "This worker keeps to no rate limit.")
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

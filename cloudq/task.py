@@ -8,12 +8,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
 
-from cloudq import context, plugins
+from cloudq import callkey, context, plugins
+from cloudq.callkey import KeySpec
 from cloudq.canvas.sender import Sender
 from cloudq.canvas.signature import Signature
 from cloudq.context import Request
 from cloudq.errors import ImproperlyConfigured, MaxRetriesExceededError, Retry
 from cloudq.options import CallOptions, check_task_options
+from cloudq.rates import limit_of
 from cloudq.results.handle import AsyncResult, EagerResult
 from cloudq.retry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, RetryPolicy
 
@@ -55,6 +57,11 @@ class Task(Generic[P, R]):
     expires: float | None = None
     typing: bool = True
     dead_letter: bool | None = None
+    rate_limit: str | float | None = None
+    rate_limit_scope: str = "worker"
+    rate_limit_key: KeySpec | None = None
+    max_concurrency: int | None = None
+    max_concurrency_key: KeySpec | None = None
 
     #: Errors of the task's own that a subclass wants to name: Task.MaxRetriesExceededError, as in Celery.
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
@@ -76,6 +83,7 @@ class Task(Generic[P, R]):
         self.name = name
         self._entry = functools.partial(function, self) if self.bind else function
         self._signature = _signature_of(function, self.bind)
+        self._check_limits()
         self.retry_policy = self._make_retry_policy()
 
     def _take_retry_kwargs(self, retry_kwargs: Mapping[str, Any]) -> None:
@@ -113,6 +121,25 @@ class Task(Generic[P, R]):
 
         if self.result_serializer is not None:  # a wrong name must not wait for the first result
             plugins.load("serializers", self.result_serializer)
+
+    def _check_limits(self) -> None:
+        try:
+            limit_of(self.rate_limit)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"task {self.name}: rate_limit: {error}") from None
+        if self.rate_limit_scope not in ("worker", "global"):
+            raise ImproperlyConfigured(
+                f'task {self.name}: rate_limit_scope is "worker" or "global", got {self.rate_limit_scope!r}'
+            )
+        most = self.max_concurrency
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise ImproperlyConfigured(f"task {self.name}: max_concurrency is 1 or more, got {most!r}")
+        for option in ("rate_limit_key", "max_concurrency_key"):
+            if (spec := getattr(self, option)) is not None:
+                try:
+                    callkey.check_spec(option, spec, self._signature, self.name)
+                except ValueError as error:
+                    raise ImproperlyConfigured(str(error)) from None
 
     def _make_retry_policy(self) -> RetryPolicy:
         backoff = self.retry_backoff
@@ -296,6 +323,11 @@ class Task(Generic[P, R]):
     def entry(self) -> Callable[..., Any]:
         """The function with ``self`` bound, as execution calls it."""
         return self._entry
+
+    @property
+    def parameters(self) -> inspect.Signature:
+        """What the function takes, ``self`` left out."""
+        return self._signature
 
     @property
     def is_async(self) -> bool:

@@ -149,3 +149,19 @@ def die(self: Any, how: str) -> None:
 def die_once(self: Any) -> None:
     note("start", self.request.id)
     os._exit(7)
+
+
+@app.task(bind=True, rate_limit="4/s")
+def paced(self: Any) -> int:
+    """At most four a second in each worker."""
+    note("start", self.request.id)
+    return int(self.request.receive_count)
+
+
+@app.task(bind=True, max_concurrency=2)
+def narrow(self: Any, seconds: float) -> int:
+    """Two at a time, wherever they run."""
+    note("start", self.request.id)
+    time.sleep(seconds)
+    note("end", self.request.id)
+    return int(self.request.receive_count)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from cloudq.clock import Clock
 from cloudq.coordination import cas
 from cloudq.coordination.lock import CLOCK_SKEW
 from cloudq.errors import LeaseLost
+from cloudq.rates import parse_rate
 
-_RATE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*", re.ASCII)
-_UNITS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 #: Seconds a limit's document outlives its last use.
 RETENTION: Final = 86_400.0
 #: Seconds by which a worker's clock may be wrong before a limit stops believing the document.
@@ -32,20 +30,7 @@ MAX_SKEW: Final = 5.0
 #: Holders per document of ``Slots``, where one key may be written as often as one likes.
 HOLDERS_PER_DOCUMENT: Final = 20
 
-
-def parse_rate(rate: str | float) -> float:
-    """Per second: ``"100/m"``, ``"10/s"``, ``"5/h"``, ``"1000/d"``, ``"10"`` or a number (per second).
-
-    Celery's ``rate_limit`` notation, with days added. Raises ValueError.
-    """
-    if isinstance(rate, str):
-        found = _RATE.fullmatch(rate)
-        value = float(found[1]) / _UNITS[found[2]] if found else 0.0
-    else:
-        value = float(rate)
-    if not 0 < value < math.inf:
-        raise ValueError(f"a rate is a number above 0, or text like '100/m' (s, m, h or d), got {rate!r}")
-    return value
+__all__ = ["Slot", "Slots", "TokenBucket", "parse_rate"]
 
 
 class _BucketDocument(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from cloudq.producer import IGNORE_RESULT
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
+from cloudq.runtime.limits import Limits, Place, Wait, was_deferred
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.settle import Settler, label, release_after
@@ -62,6 +63,7 @@ class Lifecycle:
         clock: Clock,
         hostname: str,
         patience: Patience,
+        limits: Limits,
         eager: bool = False,
     ) -> None:
         self._registry = registry
@@ -77,6 +79,7 @@ class Lifecycle:
         self.settler = settler
         #: Why a task must not run although its message says so ("revoked"), or None. From memory.
         self.revoked: Callable[[Envelope], str | None] = lambda envelope: None
+        self.limits = limits
 
     # --- the whole way ------------------------------------------------------------------------
 
@@ -86,9 +89,12 @@ class Lifecycle:
             ready = self.prepare(delivery)
             if not isinstance(ready, Ready):
                 return ready
-            early = self._ack_early(ready)
-            outcome = self.execute(ready, watch)
-            return self._closed(self.settle(ready, outcome), early)
+            try:
+                early = self._ack_early(ready)
+                outcome = self.execute(ready, watch)
+                return self._closed(self.settle(ready, outcome), early)
+            finally:
+                self.leave(ready)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the message must not be lost
             return self._stumbled(delivery, error)
 
@@ -99,11 +105,19 @@ class Lifecycle:
             if not isinstance(ready, Ready):
                 verdict: Verdict = ready
                 return verdict
-            early = await bridge(self._ack_early, ready)
-            outcome = await self.aexecute(ready, watch)
-            return self._closed(await bridge(self.settle, ready, outcome), early)
+            try:
+                early = await bridge(self._ack_early, ready)
+                outcome = await self.aexecute(ready, watch)
+                return self._closed(await bridge(self.settle, ready, outcome), early)
+            finally:
+                if ready.place is not None:
+                    await bridge(self.leave, ready)
         except Exception as error:  # noqa: BLE001
             return self._stumbled(delivery, error)
+
+    def leave(self, ready: Ready) -> None:
+        """The run is over, however it ended: others may have what it held. Never raises."""
+        self.limits.leave(ready.place)
 
     def hurry(self) -> None:
         """Do not wait for absent services any more: the worker is stopping."""
@@ -178,7 +192,7 @@ class Lifecycle:
             if is_fifo(delivery.queue):
                 return Release(rest)
             task_logger.debug("task %s is not due for %.1f s: sent on", label(envelope), rest)
-            return self.settler.hop(hop.hopped(envelope), delivery.queue)
+            return self.settler.hop(hop.hopped(envelope), delivery)
         return None
 
     def _revoke(self, delivery: Delivery, envelope: Envelope, why: str) -> Verdict:
@@ -199,8 +213,8 @@ class Lifecycle:
 
     def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         """The task's record, read only where a second message or run is likely: it costs a call."""
-        again = delivery.receive_count > 1 or envelope.retries > 0 or hop.hops(envelope) > 0
-        again = again or self._conf.task_check_revoked
+        again = delivery.receive_count > 1 or envelope.retries > 0 or self._conf.task_check_revoked
+        again = again or hop.hops(envelope) > 0 or was_deferred(envelope)
         if not (again and records and self._store is not None):
             return None
         store = self._store
@@ -226,9 +240,7 @@ class Lifecycle:
             return ACK
         if record.retry_at is None:
             return self._ready(delivery, envelope, task, version, records)
-        return self.settler.send_again(
-            envelope.with_(retries=record.retries), delivery.queue, record.retry_at
-        )
+        return self.settler.send_again(envelope.with_(retries=record.retries), delivery, record.retry_at)
 
     def _ready(
         self,
@@ -240,21 +252,59 @@ class Lifecycle:
     ) -> Ready | Verdict:
         if is_fifo(delivery.queue) and not records:
             envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
-        request = self._request(delivery, envelope, task, records)
-        if self._wants(task, "track_started") and records and self._store is not None:
-            store = self._store
-            started = Record(
-                envelope.id, states.STARTED, {"hostname": self._hostname}, retries=envelope.retries
-            )
-            standing, known = self._patience.call(
-                f"recording the start of {label(envelope)}", lambda: store.progress(started, known)
-            )
-            if standing.final:  # it ended, or was revoked, behind our back
-                task_logger.info("task %s had already ended in %s; not run", label(envelope), standing.state)
-                return self.settler.conclude(
-                    envelope, delivery.queue, standing, self._wants(task, "dead_letter")
-                )
-        return Ready(delivery, envelope, task, request, known, records)
+        try:
+            place = None if self._eager else self._ask(task, envelope)
+        except InvalidArguments as error:
+            return self._bury(delivery, error)
+        if isinstance(place, Wait):
+            return self._defer(delivery, envelope, place)
+        try:
+            started = self._start(delivery, envelope, task, known, records)
+            if started is not None and not isinstance(started, str):
+                self.limits.leave(place, ran=False)
+                return started
+            request = self._request(delivery, envelope, task, records)
+            return Ready(delivery, envelope, task, request, started, records, place)
+        except BaseException:
+            self.limits.leave(place, ran=False)
+            raise
+
+    def _ask(self, task: Task[..., Any], envelope: Envelope) -> Place | Wait | None:
+        return self._patience.call(
+            f"asking the limits of {label(envelope)}", lambda: self.limits.ask(task, envelope)
+        )
+
+    def _defer(self, delivery: Delivery, envelope: Envelope, wait: Wait) -> Verdict:
+        task_logger.info(
+            "task %s comes back in %.1f s: %s", label(envelope), wait.due - self._clock.time(), wait.why
+        )
+        again = delivery.receive_count > 1
+        most = self._broker().describe(delivery.queue).max_receive_count if again else None
+        last = most is not None and delivery.receive_count >= most
+        return self.settler.defer(envelope, delivery, wait.due, last)
+
+    def _start(
+        self,
+        delivery: Delivery,
+        envelope: Envelope,
+        task: Task[..., Any],
+        known: Version | None,
+        records: bool,
+    ) -> Version | None | Verdict:
+        """Record STARTED where that is wanted: the version of the record that is there, or the verdict
+        when it turns out to have ended."""
+        if not (self._wants(task, "track_started") and records and self._store is not None):
+            return known
+        store = self._store
+        started = Record(envelope.id, states.STARTED, {"hostname": self._hostname}, retries=envelope.retries)
+        standing, version = self._patience.call(
+            f"recording the start of {label(envelope)}", lambda: store.progress(started, known)
+        )
+        if not standing.final:
+            return version
+        # it ended, or was revoked, behind our back
+        task_logger.info("task %s had already ended in %s; not run", label(envelope), standing.state)
+        return self.settler.conclude(envelope, delivery.queue, standing, self._wants(task, "dead_letter"))
 
     def _request(
         self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], records: bool
@@ -339,6 +389,8 @@ class Lifecycle:
             envelope = self._codec.decode(
                 delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
             )
+            if (known := self._registry.get(envelope.task)) is not None:
+                self.limits.vacate(known, envelope)
             if isinstance(end, Cancelled):
                 return self._revoke(delivery, envelope, "terminated" if end.started else "revoked")
             task = self._registry[envelope.task]

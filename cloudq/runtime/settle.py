@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloudq import ids, states
-from cloudq.brokers.base import is_fifo
+from cloudq.brokers.base import Delivery, is_fifo
 from cloudq.clock import Clock
 from cloudq.errors import ImproperlyConfigured, Reject, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
@@ -22,13 +22,17 @@ from cloudq.producer import Outgoing, Producer
 from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
+from cloudq.runtime import limits
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
-from cloudq.runtime.verdict import ABANDON, ACK, Bury, Release, Verdict
+from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
 from cloudq.settings import Conf
 from cloudq.task import Task
 
 logger = logging.getLogger("cloudq.task")
+
+#: A wait that is not worth publishing the message once more (seconds; SQS delays by whole ones).
+SHORT = 1.0
 
 
 class Settler:
@@ -54,6 +58,8 @@ class Settler:
         self._patience = patience
         self._post = post
         self.holds: Callable[[Any], bool] = lambda delivery: True
+        #: Does the driver keep a message that is to wait under its lease (``Hold``)?
+        self.can_hold = False
 
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
         """Raises OperationalError when a service stayed away longer than patience lasts."""
@@ -179,7 +185,7 @@ class Settler:
         assert retry is not None
         now = self._clock.time()
         due = retry.eta.timestamp() if retry.eta is not None else now + outcome.delay
-        again = envelope.with_(retries=envelope.retries + 1)
+        again = envelope.with_(retries=envelope.retries + 1, headers=limits.unmarked(envelope.headers))
         if retry.task_args is not None:
             again = again.with_(args=retry.task_args)
         if retry.task_kwargs is not None:
@@ -205,7 +211,7 @@ class Settler:
             self._hooks.fire(
                 "task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay
             )
-        return self.send_again(again, ready.delivery.queue, due, retry.options)
+        return self.send_again(again, ready.delivery, due, retry.options)
 
     def _progress(self, store: ResultStore, record: Record, ready: Ready) -> Record:
         what = f"recording the retry of {label(ready.envelope)}"
@@ -219,19 +225,38 @@ class Settler:
             return self._patience.call(what, lambda: write(record.shortened()))
 
     def send_again(
-        self, again: Envelope, queue: str, due: float, options: Mapping[str, Any] | None = None
+        self, again: Envelope, delivery: Delivery, due: float, options: Mapping[str, Any] | None = None
     ) -> Verdict:
         """Publish the next try, then have this message deleted. On FIFO the message keeps its place."""
-        options = dict(options or {})
+        options, queue = dict(options or {}), delivery.queue
         if is_fifo(queue) and "queue" not in options:
             return Release(max(0.0, due - self._clock.time()))
-        call = self._producer.resend(again, options.pop("queue", queue), due)
+        call = self._producer.resend(again, options.pop("queue", queue), due, delivery.group_id)
         self._send(f"sending retry {again.retries} of {label(again)}", [call])
         return ACK
 
-    def hop(self, envelope: Envelope, queue: str) -> Verdict:
+    def hop(self, envelope: Envelope, delivery: Delivery) -> Verdict:
         """Send a message on that is not due yet."""
-        self._send(f"sending on {label(envelope)}", [self._producer.resend(envelope, queue, envelope.eta)])
+        call = self._producer.resend(envelope, delivery.queue, envelope.eta, delivery.group_id, quiet=True)
+        self._send(f"sending on {label(envelope)}", [call])
+        return ACK
+
+    def defer(self, envelope: Envelope, delivery: Delivery, due: float, last_receipt: bool) -> Verdict:
+        """Have a message come back at ``due`` that a limit lets not start.
+
+        It is published once more, marked, then deleted: a crash in between leaves two, of which the one
+        that comes second is recognised by the record. A message that was received before may be just
+        such a one, so it is never published again (unless ``last_receipt``: the next one would be its
+        burial) but waits where it is, as does one of a FIFO queue, to keep its place, and one that
+        has to wait for a moment only.
+        """
+        delay = max(0.0, due - self._clock.time())
+        copied = delivery.receive_count > 1 and not last_receipt
+        if is_fifo(delivery.queue) or copied or (self.can_hold and delay <= SHORT):
+            return Hold(delay)
+        again = limits.deferred(envelope, due)
+        call = self._producer.resend(again, delivery.queue, due, delivery.group_id, quiet=True)
+        self._send(f"deferring {label(envelope)}", [call])
         return ACK
 
     # --- parts --------------------------------------------------------------------------------

@@ -21,6 +21,12 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold(Release):
+    """As Release; but a driver that can, keeps the message under its lease for ``delay`` seconds and
+    asks again then: so it keeps its place, and no receipt is burnt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bury:
     """Move it to the dead-letter queue with a reason (a word) and a detail (a sentence)."""
 

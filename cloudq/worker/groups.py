@@ -46,6 +46,12 @@ class Groups:
                 return None, list(line)
             return line.popleft(), []
 
+    def behind(self, delivery: Delivery) -> int:
+        """How many wait for it."""
+        key = _key(delivery)
+        with self._lock:
+            return len(self._waiting.get(key, ())) if key is not None else 0
+
     def clear(self) -> list[Delivery]:
         """Everything that waits, in order; nothing is admitted from it any more."""
         with self._lock:

@@ -37,12 +37,14 @@ class WorkerRunner:
             self._app.close()
 
 
-def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int) -> RunnerSpec:
-    """How a child process makes its runner."""
-    return RunnerSpec("cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level))
+def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str) -> RunnerSpec:
+    """How a child process makes its runner. ``shared`` is the URL of a store of this worker's own."""
+    return RunnerSpec("cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level, shared))
 
 
-def in_child(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int) -> WorkerRunner:
+def in_child(
+    app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str
+) -> WorkerRunner:
     """Load the app in a child process, with the settings of the parent."""
     app = load_app(app_path, include=False)
     app.conf.update(overrides)
@@ -50,4 +52,7 @@ def in_child(app_path: str, hostname: str, overrides: Mapping[str, Any], level: 
     if app.conf.worker_hijack_root_logger:
         logs.set_up(level)
     logging.getLogger("cloudq.worker").debug("child ready: %d tasks", len(app.tasks))
-    return WorkerRunner(app.lifecycle(hostname), app)
+    lifecycle = app.lifecycle(hostname)
+    lifecycle.limits.keep_in(shared)
+    lifecycle.settler.can_hold = True
+    return WorkerRunner(lifecycle, app)

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from cloudq.brokers.base import Delivery, QueueInfo
 from cloudq.errors import ImproperlyConfigured
 from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Returned, TimedOut
 from cloudq.runtime.heartbeat import Leases
-from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
+from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker.credit import Credit
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.runner import WorkerRunner, spec
 from cloudq.worker.source import NEAR_WAIT, Source
 from cloudq.worker.steering import Steering
+from cloudq.worker.waiting import Waiting
 
 logger = logging.getLogger("cloudq.worker")
 
@@ -66,6 +68,7 @@ class Worker:
         self.pool: Pool | None = None
         self.sources: list[Source] = []
         self._groups = Groups()
+        self.waiting = Waiting(self._resume)
         self._stopping = False
         self._lock = threading.Lock()
         self._deadline: float | None = None
@@ -99,6 +102,7 @@ class Worker:
         self.lifecycle = self.app.lifecycle(self.hostname)
         self.leases = Leases(broker, self.app.clock, self._lost)
         self.lifecycle.settler.holds = self.leases.holds
+        self.lifecycle.settler.can_hold = True
         self.disposal = Disposal(broker, self.leases)
         held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
         self.credit = Credit(held)
@@ -135,7 +139,10 @@ class Worker:
 
     def _spec(self) -> Any:
         explicit = {name: value for name, value in self.conf.items() if self.conf.explicit(name)}
-        return spec(self._app_path or "", self.hostname, explicit, self._loglevel)
+        # what belongs to this worker alone, for all of its children: limits per worker
+        self._folder = tempfile.TemporaryDirectory(prefix="cloudq-worker-", ignore_cleanup_errors=True)
+        shared = f"sqlite:///{os.path.join(self._folder.name, 'worker.db')}"
+        return spec(self._app_path or "", self.hostname, explicit, self._loglevel, shared)
 
     def _source(self, name: str) -> Source:
         invisible = self.conf.worker_visibility_timeout or self.infos[name].visibility_timeout
@@ -160,7 +167,7 @@ class Worker:
             self._run_solo(0.2 if self._stop_when_idle is not None else 1.0)
             for source in self.sources:
                 source.supervise()
-            if self.credit.held or any(source.last_error for source in self.sources):
+            if self.credit.held or self.waiting or any(source.last_error for source in self.sources):
                 idle_since = time.monotonic()
             received = max((s.last_success for s in self.sources), default=0.0)
             if self._stop_when_idle is not None and received - idle_since > self._stop_when_idle:
@@ -205,6 +212,7 @@ class Worker:
         running = len(self.running)
         logger.info("stopping (%s): no new messages; %d in hand", self._why, running)
         self._stop_polls()
+        self.waiting.close()
         for delivery in self._groups.clear():
             self._dispose(delivery, Release(0.0))
         self._empty_inbox()
@@ -223,6 +231,7 @@ class Worker:
         self.steering.close()
         self.disposal.close()
         self.leases.close()
+        self._folder.cleanup()
         self._stops.put("stopped")
         self.app.hooks.fire("worker_stopped", worker=self)
         if self._cut_short:
@@ -302,6 +311,10 @@ class Worker:
 
     def _conclude(self, delivery: Delivery, verdict: Verdict) -> None:
         self.running.pop(delivery.receipt, None)
+        if isinstance(verdict, Hold) and not self._stopping and self.waiting.add(delivery, verdict.delay):
+            # neither it nor what waits for it may keep others from being received
+            self.credit.give(1 + self._groups.behind(delivery))
+            return
         successor, back = self._groups.done(delivery, isinstance(verdict, Ack | Bury))
         self._dispose(delivery, verdict)
         for each in back:
@@ -311,6 +324,14 @@ class Worker:
                 self._dispose(successor, Release(0.0))
             else:
                 self._submit(successor)
+
+    def _resume(self, delivery: Delivery) -> None:
+        """A message that was held may ask again."""
+        self.credit.take(1 + self._groups.behind(delivery))
+        if self._stopping:
+            self._conclude(delivery, Release(0.0))
+        else:
+            self._submit(delivery)
 
     def _verdict(self, end: End) -> Verdict:
         if isinstance(end, Finished):
@@ -336,6 +357,7 @@ class Worker:
             "concurrency": self.concurrency,
             "held": self.credit.held,
             "running": len(self.running),
+            "waiting": len(self.waiting),
             "acked": self.disposal.acked,
             "released": self.disposal.released,
             "buried": self.disposal.buried,

@@ -16,6 +16,7 @@ from cloudq.worker.credit import Credit
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.source import Source
+from cloudq.worker.waiting import Waiting
 
 
 def delivery(name: str, group: str | None = None, queue: str = "q") -> Delivery:
@@ -50,6 +51,47 @@ def test_a_waiter_is_woken_by_a_free_place_and_by_the_end() -> None:
     assert got[0] in (0, 1)
     assert not waiter.is_alive()
     assert credit.wait(0) == 0
+
+
+# --- waiting ---------------------------------------------------------------------------------------
+
+
+def test_what_waits_is_resumed_in_the_order_of_its_time() -> None:
+    resumed: list[str] = []
+    done = threading.Event()
+
+    def resume(each: Delivery) -> None:
+        resumed.append(each.message_id)
+        if len(resumed) == 2:
+            done.set()
+
+    waiting = Waiting(resume)
+    assert waiting.add(delivery("second"), 0.02)
+    assert waiting.add(delivery("first"), 0.0)
+    assert done.wait(10)
+    waiting.close()
+
+    assert resumed == ["first", "second"]
+
+
+def test_a_wait_that_ends_early_resumes_all_and_takes_no_more() -> None:
+    resumed: list[str] = []
+    waiting = Waiting(lambda each: resumed.append(each.message_id))
+    assert not waiting.add(delivery("too long"), 7 * 3600)
+    assert waiting.add(delivery("b"), 200)
+    assert waiting.add(delivery("a"), 100)
+    waiting.close()
+
+    assert resumed == ["a", "b"]
+    assert not waiting.add(delivery("late"), 1)
+
+
+def test_no_more_wait_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudq.worker.waiting.MOST", 2)
+    waiting = Waiting(lambda each: None)
+    assert [waiting.add(delivery(str(n)), 100) for n in range(3)] == [True, True, False]
+    assert len(waiting) == 2
+    waiting.close()
 
 
 # --- groups ----------------------------------------------------------------------------------------

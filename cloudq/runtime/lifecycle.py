@@ -290,7 +290,7 @@ class Lifecycle:
         task: Task[..., Any],
         known: Version | None,
         records: bool,
-    ) -> Version | None | Verdict:
+    ) -> Version | Verdict | None:
         """Record STARTED where that is wanted: the version of the record that is there, or the verdict
         when it turns out to have ended."""
         if not (self._wants(task, "track_started") and records and self._store is not None):

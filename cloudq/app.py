@@ -38,6 +38,7 @@ from cloudq.task import AsyncTask, Task
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
     from cloudq.brokers.base import Broker
+    from cloudq.brokers.claimcheck import ClaimCheck
     from cloudq.control.control import Control
     from cloudq.producer import Outgoing, Producer
     from cloudq.results import group
@@ -355,6 +356,13 @@ class CloudQ:
         return self._opened.get("codec", self._make_codec)
 
     @property
+    def claims(self) -> ClaimCheck | None:
+        """Where large messages are kept, or None when no place is set."""
+        from cloudq import assembly
+
+        return self._opened.get("claims", lambda: assembly.claims_of(self.conf, self.clock))
+
+    @property
     def producer(self) -> Producer:
         """What publishes."""
         return self._opened.get("producer", self._make_producer)
@@ -373,6 +381,7 @@ class CloudQ:
             hooks=self.hooks,
             clock=self.clock,
             hostname=hostname,
+            claims=self.claims,
         )
 
     def close(self) -> None:
@@ -440,12 +449,12 @@ class CloudQ:
     def _make_codec(self) -> Codec:
         from cloudq import assembly
 
-        return assembly.codec_of(self.conf, self.clock)
+        return assembly.codec_of(self.conf, self.clock, self.claims)
 
     def _make_producer(self) -> Producer:
         from cloudq import assembly
 
-        parts = (self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
+        parts = (self.codec, self.conf, self.hooks, self._task_defaults, self.clock, self.claims)
         return assembly.producer_of(lambda: self.broker, *parts)
 
     def __repr__(self) -> str:

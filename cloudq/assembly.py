@@ -14,6 +14,7 @@ from cloudq.aws.factory import DRIVERS
 from cloudq.backends.base import ResultBackend
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker
+from cloudq.brokers.claimcheck import ClaimCheck, open_place
 from cloudq.brokers.open import open_broker
 from cloudq.clock import Clock
 from cloudq.control.control import Control
@@ -68,7 +69,24 @@ def _driver(conf: Conf) -> str | None:
     return None if conf.aws_driver == DRIVERS[0] else conf.aws_driver
 
 
-def codec_of(conf: Conf, clock: Clock) -> Codec:
+def claims_of(conf: Conf, clock: Clock) -> ClaimCheck | None:
+    """Where the settings keep large messages, or None when they name no place."""
+    for name in ("broker_large_messages", "broker_large_messages_also_read"):
+        conf.seal(name, "messages are being written already; close the app first")
+    if conf.broker_large_messages is None:
+        if conf.broker_large_messages_also_read:
+            raise ImproperlyConfigured("broker_large_messages_also_read needs broker_large_messages")
+        return None
+    places = [conf.broker_large_messages, *conf.broker_large_messages_also_read]
+    return ClaimCheck(
+        [open_place(url, clock, _driver(conf)) for url in places],
+        most=conf.broker_large_messages_max,
+        expires=conf.broker_large_messages_expires,
+        clock=clock,
+    )
+
+
+def codec_of(conf: Conf, clock: Clock, claims: ClaimCheck | None) -> Codec:
     """How the settings want messages and results written."""
     for name in (
         "task_serializer",
@@ -86,6 +104,7 @@ def codec_of(conf: Conf, clock: Clock) -> Codec:
         compression_threshold=conf.task_compression_threshold,
         keys=conf.security_keys,
         security_required=conf.security_required,
+        payloads=claims,
         clock=clock,
     )
 
@@ -107,10 +126,16 @@ def poller_of(store: ResultStore, broker: Callable[[], Broker], conf: Conf) -> P
 
 
 def producer_of(
-    broker: Callable[[], Broker], codec: Codec, conf: Conf, hooks: Hooks, defaults: Defaults, clock: Clock
+    broker: Callable[[], Broker],
+    codec: Codec,
+    conf: Conf,
+    hooks: Hooks,
+    defaults: Defaults,
+    clock: Clock,
+    claims: ClaimCheck | None,
 ) -> Producer:
     """What publishes."""
-    return Producer(broker, codec, conf, hooks, defaults, clock)
+    return Producer(broker, codec, conf, hooks, defaults, clock, claims)
 
 
 def control_of(store: ResultStore, conf: Conf, clock: Clock) -> Control:
@@ -129,6 +154,7 @@ def lifecycle_of(
     hooks: Hooks,
     clock: Clock,
     hostname: str,
+    claims: ClaimCheck | None = None,
 ) -> Lifecycle:
     """What runs deliveries."""
     from cloudq.runtime.keeper import Keeper
@@ -152,6 +178,7 @@ def lifecycle_of(
         hostname=hostname,
         patience=patience,
         limits=limits,
+        claims=claims,
     )
 
 

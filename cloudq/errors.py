@@ -24,6 +24,8 @@
     │   ├── UnsupportedVersion                newer wire format than this release knows
     │   ├── ContentDisallowed                 a content type outside ``accept_content``
     │   ├── SignatureInvalid                  missing or wrong message signature
+    │   ├── PayloadRefused                    points to a place this app does not read
+    │   ├── PayloadMissing / PayloadDamaged   what it points to is gone, or not what was sent
     │   ├── NotRegistered (KeyError)          no task of that name in this app
     │   └── InvalidArguments (TypeError)      arguments that do not fit the task's signature
     ├── SerializationError (TypeError)        a value that cannot be encoded; names its path
@@ -169,7 +171,7 @@ class ValueTooLarge(CloudQError):
 
 
 class MessageTooLarge(CloudQError):
-    """A message is over the queue's limit (1 MiB on SQS, attributes included)."""
+    """A message is over the queue's limit (1 MiB on SQS, attributes included); see ``broker_large_messages``."""
 
 
 class CorruptRecord(CloudQError):
@@ -207,6 +209,31 @@ class SignatureInvalid(MessageError):
     """The message's signature is missing or wrong."""
 
     reason = "signature_invalid"
+
+
+class PayloadRefused(MessageError):
+    """The message points to a place that this app does not read, or to more than it takes."""
+
+    reason = "payload_refused"
+
+
+class PayloadMissing(MessageError):
+    """What the message points to is not there (any more). ``head`` is what the message itself says."""
+
+    reason = "payload_missing"
+
+    def __init__(self, message: str, head: Any = None) -> None:
+        super().__init__(message)
+        self.head = head
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.head)
+
+
+class PayloadDamaged(MessageError):
+    """What lies where the message points to has another length or SHA-256."""
+
+    reason = "payload_damaged"
 
 
 class NotRegistered(MessageError, KeyError):

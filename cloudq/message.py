@@ -24,6 +24,33 @@ class GroupRef:
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadRef:
+    """Where the complete text of a message lies: its place, its length in UTF-8 bytes, its SHA-256 in hex."""
+
+    uri: str
+    size: int
+    sha256: str
+
+    def plain(self) -> dict[str, Any]:
+        """As it travels in ``ref``."""
+        return {"uri": self.uri, "size": self.size, "sha256": self.sha256}
+
+    @classmethod
+    def read(cls, value: Any) -> PayloadRef:
+        """From ``ref``. Raises ValueError saying what is wrong, of which field."""
+        if not isinstance(value, Mapping):
+            raise ValueError("$.ref is an object with uri, size and sha256")
+        uri, size, digest = value.get("uri"), value.get("size"), value.get("sha256")
+        if not isinstance(uri, str) or not uri:
+            raise ValueError("$.ref.uri is text, like s3://bucket/messages/...")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ValueError("$.ref.size is a number of bytes")
+        if not (isinstance(digest, str) and len(digest) == 64 and not digest.strip("0123456789abcdef")):
+            raise ValueError("$.ref.sha256 is 64 hexadecimal digits in lower case")
+        return cls(uri, size, digest)
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """A task message. Times are seconds since the epoch; limits are seconds.
 

@@ -34,6 +34,6 @@ class Opened:
         with self._lock:
             things, self._things = self._things, {}
         if self._pid == os.getpid():
-            for name in ("poller", "broker", "backend"):
+            for name in ("poller", "claims", "broker", "backend"):
                 if things.get(name) is not None:
                     things[name].close()

@@ -11,13 +11,15 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cloudq import ids
-from cloudq.brokers.base import Broker, Message, is_fifo
+from cloudq.brokers.base import Broker, Message, is_fifo, message_size
+from cloudq.brokers.claimcheck import ClaimCheck
 from cloudq.canvas.signature import as_list, to_plain
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import Request, current
 from cloudq.delays import hop
 from cloudq.errors import (
     ImproperlyConfigured,
+    MessageTooLarge,
     OperationalError,
     SendError,
     SerializationError,
@@ -25,7 +27,7 @@ from cloudq.errors import (
     Unsupported,
 )
 from cloudq.hooks import Hooks
-from cloudq.message import Envelope
+from cloudq.message import Envelope, PayloadRef
 from cloudq.options import check_call_options
 from cloudq.results.push import REPLY_TO, reply_queue
 from cloudq.retry import backoff
@@ -64,8 +66,10 @@ class Producer:
         hooks: Hooks,
         defaults: Callable[[str], Mapping[str, Any]],
         clock: Clock = SYSTEM_CLOCK,
+        claims: ClaimCheck | None = None,
     ) -> None:
         self._broker = broker
+        self._claims = claims
         self._codec = codec
         self._conf = conf
         self._hooks = hooks
@@ -193,14 +197,12 @@ class Producer:
         Raises SerializationError and MessageTooLarge before anything is sent, SendError (positions
         are those of ``calls``) when some were refused.
         """
-        queues: dict[str, list[int]] = {}
-        messages = []
-        for position, call in enumerate(calls):
-            if not call.quiet and self._hooks.wants("before_publish"):
-                self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
-            messages.append(self._message(call))
-            queues.setdefault(call.queue, []).append(position)
         failures: dict[int, Exception] = {}
+        messages = self._messages(calls, failures)
+        queues: dict[str, list[int]] = {}
+        for position, call in enumerate(calls):
+            if position not in failures:
+                queues.setdefault(call.queue, []).append(position)
         sent: dict[int, str] = {}
         for queue, positions in queues.items():
             self._send_queue(queue, positions, messages, calls[positions[0]].retry, failures, sent)
@@ -212,14 +214,67 @@ class Producer:
                 raise failures[0]
             raise SendError(failures, sent)
 
-    def _message(self, call: Outgoing) -> Message:
+    def _messages(self, calls: Sequence[Outgoing], failures: dict[int, Exception]) -> list[Message]:
+        """The calls as messages; large ones are kept elsewhere first, several at a time."""
+        texts, messages, large = [], [], []
+        limit = self._limit()
+        for position, call in enumerate(calls):
+            if not call.quiet and self._hooks.wants("before_publish"):
+                self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
+            texts.append(self._written(call))
+            messages.append(self._message(call, texts[-1]))
+            if (size := message_size(messages[-1])) > limit:
+                self._check_size(call, size, limit)
+                large.append(position)
+        if self._claims is not None and large:
+            kept = self._claims.map(lambda position: self._keep(calls[position], texts[position]), large)
+            for position, ref in zip(large, kept, strict=True):
+                if isinstance(ref, PayloadRef):
+                    text = self._codec.refer(calls[position].envelope, ref)
+                    messages[position] = self._message(calls[position], text)
+                else:
+                    failures[position] = ref
+        return messages
+
+    def _limit(self) -> int:
+        own, queues = self._conf.broker_large_messages_over, self._broker().capabilities.max_body
+        return queues if own is None or self._claims is None else min(own, queues)
+
+    def _check_size(self, call: Outgoing, size: int, limit: int) -> None:
+        if self._claims is not None:
+            self._claims.check_size(size)
+            return
+        raise MessageTooLarge(
+            f"the message for {call.envelope.task} has {size} bytes; queue {call.queue} takes {limit}. Set "
+            "broker_large_messages (like s3://bucket/prefix) to keep large messages there, task_compression to "
+            "make them smaller, or pass a reference to the data"
+        )
+
+    def _keep(self, call: Outgoing, text: str) -> PayloadRef | OperationalError:
+        """Keep one message's text elsewhere, trying again as for the broker."""
+        assert self._claims is not None
+        due = call.envelope.eta
+        deadline = self._clock.monotonic() + (self._conf.task_publish_retry_timeout if call.retry else 0.0)
+        for wait in backoff(0.1, 5.0):
+            try:
+                return self._claims.store(text, due=due)
+            except ServiceUnavailable as error:
+                if self._clock.monotonic() + wait > deadline:
+                    return error
+                self._clock.sleep(wait)
+            except OperationalError as error:
+                return error
+        raise AssertionError("backoff() never ends")
+
+    def _written(self, call: Outgoing) -> str:
         try:
-            body = self._codec.encode(
-                call.envelope, call.queue, serializer=call.serializer, compression=call.compression
-            )
+            return self._codec.write(call.envelope, serializer=call.serializer, compression=call.compression)
         except SerializationError as error:
             message = f"the arguments of {call.envelope.task} cannot be written: {error.message}"
             raise SerializationError(message, error.path) from error
+
+    def _message(self, call: Outgoing, text: str) -> Message:
+        body = self._codec.seal(text, call.queue)
         dedup_id = call.dedup_id
         if dedup_id is None and is_fifo(call.queue):
             # the id and try: a follow-up sent twice after a crash is dropped by SQS itself (decision 7)

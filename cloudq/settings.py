@@ -69,6 +69,22 @@ class Settings:
     task_compression_threshold: int = _setting(
         16384, "Arguments smaller than this stay uncompressed.", "bytes"
     )
+    broker_large_messages: str | None = _setting(
+        None,
+        "Where messages over the queue's limit are kept, like `s3://bucket/prefix`. Default: they are refused.",
+    )
+    broker_large_messages_over: int | None = _setting(
+        None, "Messages larger than this are kept there. Default: the queue's own limit.", "bytes"
+    )
+    broker_large_messages_max: int = _setting(
+        67_108_864, "Messages larger than this are refused, when sending and when reading.", "bytes"
+    )
+    broker_large_messages_expires: float = _setting(
+        2_592_000.0, "How long a kept message may lie: two queues' retention and more.", "seconds"
+    )
+    broker_large_messages_also_read: list[str] = _setting(
+        [], "Further places that messages may point to: the old one while you move, or another sender's."
+    )
     security_keys: dict[str, str] = _setting({}, "Signing keys, id to secret: the first signs, all verify.")
     security_required: bool = _setting(False, "Bury messages that carry no valid signature.")
     task_publish_retry: bool = _setting(True, "Try again when the broker is unavailable while publishing.")

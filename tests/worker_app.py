@@ -33,6 +33,11 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task
+def length(text: str) -> int:
+    return len(text)
+
+
 @app.task(bind=True)
 def work(self: Any, number: int, seconds: float = 0.0) -> int:
     """Note the start, take a while, note the end."""

@@ -171,11 +171,12 @@ class AzureContainer:
         self._clients.close()
 
     def _get(self, get: Get) -> Blob | None:
-        from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
+        from azure.core.exceptions import HttpResponseError, ResourceModifiedError, ResourceNotFoundError
 
         for _ in range(READ_ATTEMPTS):
             try:
-                stream = self._clients.get().download_blob(get.name)
+                part = {} if get.most is None else {"offset": 0, "length": get.most}
+                stream = self._clients.get().download_blob(get.name, **part)
                 return Blob(stream.readall(), str(stream.properties.etag))
             except ResourceNotFoundError as error:
                 if _code(error) in _NO_CONTAINER:
@@ -183,6 +184,10 @@ class AzureContainer:
                 return None
             except ResourceModifiedError:
                 continue
+            except HttpResponseError as error:
+                if _code(error) == "InvalidRange":  # of an empty blob there is no first byte
+                    return Blob(b"", "")
+                raise
         raise ServiceUnavailable(f"{self.place}/{get.name} was replaced during each of {READ_ATTEMPTS} reads")
 
     def _put(self, put: Put) -> str:

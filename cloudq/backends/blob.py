@@ -44,9 +44,11 @@ BACKOFF: Final = (0.05, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Read the whole object; the answer is a Blob, or None when there is none."""
+    """Read the object; the answer is a Blob, or None when there is none. No more than its first ``most``
+    bytes are fetched, when given (then at least 1)."""
 
     name: str
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,8 @@ class BlobBackend:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.bucket = bucket
+        #: What names of objects begin with: empty, or ending in a slash.
+        self.prefix = prefix
         self._prefix = prefix
         self._url = url
         self._capabilities = capabilities

@@ -128,11 +128,14 @@ class GcsBucket:
         return self._clients.get().bucket(self._bucket).blob(name)
 
     def _get(self, get: Get) -> Blob | None:
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import NotFound, RequestRangeNotSatisfiable
 
         item = self._object(get.name)
+        end = None if get.most is None else get.most - 1
         try:
-            data = item.download_as_bytes(raw_download=True, **_call_options())
+            data = item.download_as_bytes(end=end, raw_download=True, **_call_options())
+        except RequestRangeNotSatisfiable:  # of an empty object there is no first byte
+            return Blob(b"", "")
         except NotFound:
             self._require_bucket()
             return None

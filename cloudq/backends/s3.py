@@ -88,19 +88,26 @@ class S3Bucket:
             case Wait(seconds):
                 yield Pause(seconds)
                 return None
-            case Get(name):
-                return (yield from self._get(name))
+            case Get():
+                return (yield from self._get(request))
             case Put():
                 return (yield from self._put(request))
             case Remove():
                 return (yield from self._remove(request))
 
-    def _get(self, name: str) -> Operation[Blob | None]:
+    def _get(self, get: Get) -> Operation[Blob | None]:
+        params = {"Key": get.name}
+        if get.most is not None:
+            params["Range"] = f"bytes=0-{get.most - 1}"
         try:
-            answer = yield from self._call("GetObject", {"Key": name})
+            answer = yield from self._call("GetObject", params)
         except AwsError as error:
             if error.code in _MISSING:
                 return None
+            if (
+                error.status == 416 or error.code == "InvalidRange"
+            ):  # of an empty object there is no first byte
+                return Blob(b"", "")
             raise
         return Blob(bytes(answer["Body"]), str(answer["ETag"]))
 

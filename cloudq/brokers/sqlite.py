@@ -79,6 +79,7 @@ class SqliteBroker:
         synchronous: str = "NORMAL",
         visibility_timeout: float = 60.0,
         max_receive_count: int = 5,
+        max_body: int = 1_048_576,
         shown: str = "",
     ) -> None:
         self._database = Database(path, _SETUP, synchronous=synchronous)
@@ -92,7 +93,7 @@ class SqliteBroker:
         self._sends = 0
         self.url = shown or ("memory://" if path is None else f"sqlite:///{path}")
         self.capabilities = BrokerCapabilities(
-            max_delay=315_360_000.0, reach="process" if path is None else "machine"
+            max_body=max_body, max_delay=315_360_000.0, reach="process" if path is None else "machine"
         )
 
     # --- sending ------------------------------------------------------------------------------

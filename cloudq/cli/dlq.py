@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.app import CloudQ
 from cloudq.cli.common import (
     AppOption,
     BrokerOption,
@@ -20,6 +21,7 @@ from cloudq.cli.common import (
     print_table,
 )
 from cloudq.control.deadletters import DeadLetter, DeadLetters, Filter, only, parse_age
+from cloudq.errors import MessageError
 
 commands = typer.Typer(help="Read, send back and delete dead letters.", no_args_is_help=True)
 
@@ -55,7 +57,7 @@ def list_letters(
 ) -> None:
     """Dead letters with the reason why they are dead."""
     with one_line_errors():
-        letters = DeadLetters(find_app(app, broker).broker, queue)
+        letters = _letters(find_app(app, broker), queue)
         found = letters.peek(limit, _filter(task, reason, older_than, None))
         if as_json:
             print_json([each.plain() for each in found])
@@ -84,14 +86,15 @@ def show(
 ) -> None:
     """One dead letter, whole."""
     with one_line_errors():
-        letters = DeadLetters(find_app(app, broker).broker, queue)
+        letters = _letters(find_app(app, broker), queue)
         found = letters.peek(1, Filter(message_ids=frozenset({id})))
         if not found:
             err.print(f"error: no dead letter {id} in {letters.name}", style="bold red", markup=False)
             raise typer.Exit(1)
         letter = found[0]
+        text = _text(letters, letter)
         if as_json:
-            print_json(letter.plain())
+            print_json({**letter.plain(), "text": text})
             return
         rows = [
             ("message", letter.message_id),
@@ -108,6 +111,9 @@ def show(
             out.print(f"{name:<13} {'' if value is None else value}", markup=False, soft_wrap=True)
         out.print("body", markup=False)
         out.print(_pretty(letter.body), markup=False, soft_wrap=True)
+        if text != letter.body:
+            out.print("text", markup=False)
+            out.print(_pretty(text or ""), markup=False, soft_wrap=True)
 
 
 @commands.command()
@@ -131,7 +137,7 @@ def redrive(
 ) -> None:
     """Send dead letters back to the queue they came from."""
     with one_line_errors():
-        letters = DeadLetters(find_app(app, broker).broker, queue)
+        letters = _letters(find_app(app, broker), queue)
         changes = json.loads(edit) if edit else None
         if changes is not None and not isinstance(changes, dict):
             raise typer.BadParameter("--edit is a JSON object")
@@ -169,7 +175,7 @@ def purge(
     """Delete dead letters for good: those that fit, or all."""
     with one_line_errors():
         found = find_app(app, broker)
-        letters = DeadLetters(found.broker, queue)
+        letters = _letters(found, queue)
         chosen = _filter(task, reason, older_than, ids)
         some = chosen != Filter()
         if not yes:
@@ -177,6 +183,19 @@ def purge(
             typer.confirm(f"Delete dead letters of {letters.name} for good: {what}?", abort=True)
         count = letters.purge(chosen if some else None)
         out.print(f"{letters.name}: {'emptied' if count is None else f'{count} deleted'}", markup=False)
+
+
+def _letters(app: CloudQ, queue: str) -> DeadLetters:
+    return DeadLetters(app.broker, queue, claims=app.claims)
+
+
+def _text(letters: DeadLetters, letter: DeadLetter) -> str | None:
+    """The whole message, or None (and why, on stderr) when what it points to cannot be read."""
+    try:
+        return letters.text(letter)
+    except MessageError as error:
+        err.print(f"warning: {error}", style="yellow", markup=False)
+        return None
 
 
 def _short(text: str, width: int = 80) -> str:

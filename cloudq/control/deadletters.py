@@ -25,7 +25,8 @@ from cloudq.brokers.base import (
     Message,
     is_fifo,
 )
-from cloudq.errors import NoDeadLetterQueue
+from cloudq.brokers.claimcheck import ClaimCheck, ref_of
+from cloudq.errors import NoDeadLetterQueue, PayloadRefused, Unsupported
 
 #: Reason shown for messages that the broker itself moved: received too often, never settled.
 REDRIVEN: Final = "received_too_often"
@@ -89,12 +90,16 @@ class DeadLetters:
     """The dead-letter queue of one queue. ``queue`` is the origin's name.
 
     ``wait`` is how many seconds an empty answer is doubted: SQS may answer one receive with nothing
-    although there is something.
+    although there is something. ``claims`` reads and removes what large messages point to; without it
+    redriving works all the same, and purging leaves that to the bucket's lifecycle rule.
     """
 
-    def __init__(self, broker: Broker, queue: str, wait: float = 1.0) -> None:
+    def __init__(
+        self, broker: Broker, queue: str, wait: float = 1.0, claims: ClaimCheck | None = None
+    ) -> None:
         self._broker = broker
         self._wait = wait
+        self._claims = claims
         self.queue = queue
         name = broker.describe(queue).dead_letter_queue
         if name is None:
@@ -120,6 +125,15 @@ class DeadLetters:
             self._give_back(held)
         return found
 
+    def text(self, letter: DeadLetter) -> str:
+        """The whole message, wherever it lies. Raises PayloadMissing and the like, OperationalError."""
+        ref = ref_of(letter.body)
+        if ref is None:
+            return letter.body
+        if self._claims is None:
+            raise PayloadRefused(f"the message lies in {ref.uri}: set broker_large_messages to read it")
+        return self._claims.load(ref)
+
     def redrive(
         self,
         chosen: Filter | None = None,
@@ -133,12 +147,16 @@ class DeadLetters:
         """Send dead letters back to where they came from (or ``to``); returns how many.
 
         Each is sent first and deleted then: a crash between costs a duplicate, never a message.
-        ``rate`` is messages per second; ``edit`` changes a body on the way.
+        ``rate`` is messages per second; ``edit`` changes a message's text on the way (not a signed one's:
+        Unsupported). What a large message points to stays for the one that is sent.
         """
 
         def act(letter: DeadLetter) -> None:
-            self._broker.send(to or letter.origin, [self._restored(letter, edit)])
+            message = self._restored(letter, edit)
+            self._broker.send(to or letter.origin, [message])
             self._broker.ack([letter.delivery])
+            if message.body != letter.body:  # edited: it points to a text of its own, or to none
+                self._forget(letter)
             progress(letter)
             if rate:
                 time.sleep(1.0 / rate)
@@ -147,13 +165,18 @@ class DeadLetters:
 
     def purge(self, chosen: Filter | None = None) -> int | None:
         """Delete dead letters: those that fit (returns how many), or without a filter all of them."""
-        if chosen is None:
+        if chosen is None and self._claims is None:
             self._broker.purge(self.name)
             return None
-        return self._each(chosen, None, lambda letter: self._drop(letter))
+        return self._each(chosen, None, self._drop)
 
     def _drop(self, letter: DeadLetter) -> None:
         self._broker.ack([letter.delivery])
+        self._forget(letter)
+
+    def _forget(self, letter: DeadLetter) -> None:
+        if self._claims is not None:
+            self._claims.forget([letter.body])
 
     def _each(self, chosen: Filter | None, limit: int | None, act: Callable[[DeadLetter], None]) -> int:
         chosen = chosen or Filter()
@@ -227,7 +250,18 @@ class DeadLetters:
         message = Message(letter.body, group_id=delivery.group_id, attributes=attributes)
         if is_fifo(self.name):
             message = replace(message, dedup_id=ids.new_id())  # the old one would be dropped as a duplicate
-        return replace(message, body=edit(letter.body)) if edit is not None else message
+        return message if edit is None else replace(message, body=self._edited(letter, edit))
+
+    def _edited(self, letter: DeadLetter, edit: Callable[[str], str]) -> str:
+        if _is_signed(letter.body):
+            raise Unsupported(
+                f"message {letter.message_id} is signed: changed it would be refused; send the task again instead"
+            )
+        text = edit(self.text(letter))
+        if ref_of(letter.body) is None or self._claims is None:
+            return text
+        head = {"v": 1, "id": letter.task_id, "task": _peek_task(text)[0]}
+        return msgspec.json.encode({**head, "ref": self._claims.store(text).plain()}).decode()
 
 
 def _epoch(text: str | None) -> float | None:
@@ -235,6 +269,14 @@ def _epoch(text: str | None) -> float | None:
         return datetime.fromisoformat(text).timestamp() if text else None
     except ValueError:
         return None
+
+
+def _is_signed(body: str) -> bool:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and "signed" in found
 
 
 def _peek_task(body: str) -> tuple[str | None, str | None]:

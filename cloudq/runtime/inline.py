@@ -14,7 +14,7 @@ from typing import Any
 from cloudq import states
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker, BrokerCapabilities, Message
-from cloudq.brokers.open import open_broker
+from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.clock import Clock
 from cloudq.errors import CloudQError, MessageError
 from cloudq.execution.call import NoWatch
@@ -49,6 +49,13 @@ class _Undelayed:
         return getattr(self._broker, name)
 
 
+def _private_broker(conf: Conf, clock: Clock) -> Broker:
+    """With SQS's limit, unless this app sends larger messages as well: here they need no second place."""
+    if conf.broker_large_messages is None:
+        return SqliteBroker(None, clock)
+    return SqliteBroker(None, clock, max_body=conf.broker_large_messages_max)
+
+
 class Inline:
     """One private broker and store; runs calls until nothing is queued any more."""
 
@@ -61,7 +68,7 @@ class Inline:
         defaults: Callable[[str], Mapping[str, Any]],
         clock: Clock,
     ) -> None:
-        broker: Any = _Undelayed(open_broker("memory://", clock))
+        broker: Any = _Undelayed(_private_broker(conf, clock))
         self._broker = broker
         self.store = ResultStore(
             open_backend("memory://", clock), codec.pack, codec.unpack, expires=None, clock=clock

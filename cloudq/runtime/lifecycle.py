@@ -13,6 +13,7 @@ from typing import Any
 from cloudq import states
 from cloudq.backends.base import Version
 from cloudq.brokers.base import Broker, Delivery, is_fifo
+from cloudq.brokers.claimcheck import ClaimCheck
 from cloudq.clock import Clock
 from cloudq.context import Request
 from cloudq.delays import hop
@@ -21,6 +22,7 @@ from cloudq.errors import (
     InvalidArguments,
     MessageError,
     OperationalError,
+    PayloadMissing,
     TaskRevokedError,
     TimeLimitExceeded,
     WorkerLostError,
@@ -64,8 +66,10 @@ class Lifecycle:
         hostname: str,
         patience: Patience,
         limits: Limits,
+        claims: ClaimCheck | None = None,
         eager: bool = False,
     ) -> None:
+        self._claims = claims
         self._registry = registry
         self._codec = codec
         self._store = store
@@ -129,6 +133,8 @@ class Lifecycle:
         self._patience.call(
             f"acknowledging {label(ready.envelope)} early", lambda: self._broker().ack([ready.delivery])
         )
+        if self._claims is not None:
+            self._claims.forget([ready.delivery.body])
         return True
 
     def _closed(self, verdict: Verdict, early: bool) -> Verdict:
@@ -155,9 +161,9 @@ class Lifecycle:
     def prepare(self, delivery: Delivery) -> Ready | Verdict:
         """May it run? Otherwise the verdict, with everything done that follows from it."""
         try:
-            envelope = self._codec.decode(
-                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
-            )
+            envelope = self._decode(delivery)
+        except PayloadMissing as error:
+            return self._without_payload(delivery, error)
         except MessageError as error:
             return self._bury(delivery, error)
         if self._hooks.wants("task_received"):
@@ -180,6 +186,25 @@ class Lifecycle:
         if record.state == states.RETRY and record.retries > envelope.retries:
             return self._stale(delivery, envelope, task, record, version, records)
         return self._ready(delivery, envelope, task, version, records)
+
+    def _decode(self, delivery: Delivery) -> Envelope:
+        def once() -> Envelope:
+            return self._codec.decode(
+                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
+            )
+
+        return self._patience.call(f"reading message {delivery.message_id} of {delivery.queue}", once)
+
+    def _without_payload(self, delivery: Delivery, error: PayloadMissing) -> Verdict:
+        """A large message whose text is gone: a copy of one that was settled, or a loss to be seen."""
+        head = error.head.with_(id=error.head.id or delivery.message_id)
+        if self._store is not None:
+            store = self._store
+            record = self._patience.call(f"reading the record of {label(head)}", lambda: store.read(head.id))
+            if record is not None and (record.final or record.retries > head.retries):
+                task_logger.info("task %s: a duplicate of try %d is dropped", label(head), head.retries)
+                return ACK
+        return self._bury(delivery, error)
 
     def _not_now(self, delivery: Delivery, envelope: Envelope) -> Verdict | None:
         now = self._clock.time()
@@ -386,9 +411,7 @@ class Lifecycle:
         if isinstance(end, Returned):
             return Release(0.0)
         try:
-            envelope = self._codec.decode(
-                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
-            )
+            envelope = self._decode(delivery)
             if (known := self._registry.get(envelope.task)) is not None:
                 self.limits.vacate(known, envelope)
             if isinstance(end, Cancelled):

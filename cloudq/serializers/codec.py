@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -21,11 +21,14 @@ from cloudq.errors import (
     DecodeError,
     ImproperlyConfigured,
     MessageError,
+    OperationalError,
+    PayloadMissing,
+    PayloadRefused,
     SerializationError,
     SignatureInvalid,
     UnsupportedVersion,
 )
-from cloudq.message import WIRE_VERSION, Envelope
+from cloudq.message import WIRE_VERSION, Envelope, PayloadRef
 from cloudq.serializers import compression as folding
 from cloudq.serializers import fields, json, tagged
 from cloudq.serializers.base import Serializer
@@ -43,11 +46,18 @@ _RESULTS: Final = "\0results"
 _REFUSED: Final = re.compile("[\ufffe\uffff]")
 
 
+class Payloads(Protocol):
+    """Reads texts that messages point to (``cloudq.brokers.claimcheck``)."""
+
+    def load(self, ref: PayloadRef) -> str: ...
+
+
 class Codec:
     """Writes and reads messages and results. Immutable; one per app and process.
 
     ``accept_content`` names the serializers whose content is read; ``pickle`` among them also
-    demands signing ``keys``. ``compression_threshold`` is bytes.
+    demands signing ``keys``. ``compression_threshold`` is bytes. Without ``payloads`` messages that
+    point elsewhere are refused.
     """
 
     def __init__(
@@ -60,8 +70,10 @@ class Codec:
         compression_threshold: int = 16384,
         keys: Mapping[str, str] | None = None,
         security_required: bool = False,
+        payloads: Payloads | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._payloads = payloads
         self._ring = KeyRing(keys or {})
         self._required = security_required
         self._clock = clock
@@ -95,14 +107,32 @@ class Codec:
     def encode(
         self, envelope: Envelope, queue: str, *, serializer: str | None = None, compression: str | None = None
     ) -> str:
-        """The text of the message. Raises SerializationError naming the path of what cannot be written."""
+        """The body of the message. Raises SerializationError naming the path of what cannot be written."""
+        return self.seal(self.write(envelope, serializer=serializer, compression=compression), queue)
+
+    def write(
+        self, envelope: Envelope, *, serializer: str | None = None, compression: str | None = None
+    ) -> str:
+        """The text of the task message, before it is signed: see ``encode``."""
         document: dict[str, Any] = {"v": WIRE_VERSION}
         fields.head(document, envelope)
         self._write_arguments(document, envelope, serializer or self._name, compression or self._compression)
         fields.write(document, envelope)
         if envelope.extra:
             document = {**envelope.extra, **document}
-        text = _text(document)
+        return _text(document)
+
+    def refer(self, envelope: Envelope, ref: PayloadRef) -> str:
+        """The text of a message whose complete text lies elsewhere, with what is asked of it before
+        that is read: which task, which try."""
+        document: dict[str, Any] = {"v": WIRE_VERSION}
+        fields.head(document, envelope)
+        if envelope.retries:
+            document["retries"] = envelope.retries
+        return _text({**document, "ref": ref.plain()})
+
+    def seal(self, text: str, queue: str) -> str:
+        """The body of a task message: its text, signed where there are keys."""
         if not self._ring:
             return text
         signature = self._ring.sign(text, queue, fields.moment_text(self._clock.time()))
@@ -144,12 +174,14 @@ class Codec:
     def decode(self, body: str, queue: str, message_id: str, *, sent_at: float | None = None) -> Envelope:
         """Read a message's text. ``message_id`` becomes the id of a task that has none.
 
-        Raises DecodeError, UnsupportedVersion, ContentDisallowed or SignatureInvalid; nothing else.
+        Raises DecodeError, UnsupportedVersion, ContentDisallowed, SignatureInvalid; for a message whose text
+        lies elsewhere also PayloadRefused, PayloadMissing, PayloadDamaged (MessageErrors, all of them) and
+        OperationalError, when that place is away. Nothing else.
         """
         try:
             text, signed = self._open(body, queue)
             return self._read(text, signed, message_id, sent_at)
-        except (MessageError, MemoryError):  # memory is the machine's trouble, not the message's
+        except (MessageError, OperationalError, MemoryError):  # the last two are not the message's fault
             raise
         except Exception as error:  # a plug-in's own: a message never stops a worker
             raise DecodeError(f"the message cannot be read: {error or type(error).__name__}") from error
@@ -176,13 +208,11 @@ class Codec:
             raise SignatureInvalid("the message is not signed, and this app reads only signed ones")
 
     def _read(self, text: str, signed: bool, message_id: str, sent_at: float | None) -> Envelope:
-        document = _object(json.decode(text))
-        _check_version(document)
-        document.pop("v", None)
+        document = _task_message(text)
         if "ref" in document:
-            raise DecodeError("$.ref: the arguments are in a blob store, and this app has none configured")
-        if "signed" in document:
-            raise DecodeError("$.signed: a signed message inside a signed message is not read")
+            text = self._fetch(document)  # vouched for by its SHA-256, and that by the signature
+            document = _same_task(document, _task_message(text))
+        document.pop("v", None)
         args, kwargs = self._read_arguments(document, signed, tagged.may_be_tagged(text))
         known, unknown = fields.read(document)
         if "task" not in known:
@@ -191,6 +221,24 @@ class Codec:
             known["id"] = message_id
         known.setdefault("sent_at", sent_at)
         return Envelope(args=args, kwargs=kwargs, extra=unknown, **known)
+
+    def _fetch(self, document: Mapping[str, Any]) -> str:
+        """The text that the message points to."""
+        try:
+            ref = PayloadRef.read(document["ref"])
+        except ValueError as error:
+            raise DecodeError(str(error)) from None
+        if self._payloads is None:
+            raise PayloadRefused(
+                f"the message lies in {ref.uri[:200]}, and this app reads from nowhere: set broker_large_messages"
+            )
+        try:
+            return self._payloads.load(ref)
+        except PayloadMissing as error:
+            known, _ = fields.read(
+                {name: document[name] for name in ("id", "task", "retries") if name in document}
+            )
+            raise PayloadMissing(str(error), Envelope(**{"task": "", **known})) from error
 
     def _read_arguments(
         self, document: dict[str, Any], signed: bool, walk: bool
@@ -265,6 +313,24 @@ class Codec:
                 self._ring.verify(str(content.get("data")), _RESULTS, signature)
             return self._load_content(content, signature is not None and bool(self._ring))
         return tagged.from_plain(plain)
+
+
+def _task_message(text: str) -> dict[str, Any]:
+    document = _object(json.decode(text))
+    _check_version(document)
+    if "signed" in document:
+        raise DecodeError("$.signed: a signed message inside a signed message is not read")
+    return document
+
+
+def _same_task(outer: Mapping[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
+    """The fetched message, after a look at whether it is the one that was announced."""
+    if "ref" in inner:
+        raise DecodeError("$.ref: what it points to points on; that is not followed")
+    for name in ("id", "task"):
+        if name in outer and outer[name] != inner.setdefault(name, outer[name]):
+            raise DecodeError(f"$.ref: it points to a message of another {name}")
+    return inner
 
 
 def _check_names(kwargs: Mapping[str, Any]) -> None:

@@ -31,8 +31,12 @@ NOWHERE: Final = 900.0
 class Disposal:
     """Carries out verdicts. ``apply`` never blocks on the network; ``flush`` waits for it."""
 
-    def __init__(self, broker: Broker, leases: Leases) -> None:
+    def __init__(
+        self, broker: Broker, leases: Leases, gone: Callable[[list[str]], None] = lambda bodies: None
+    ) -> None:
         self._broker = broker
+        #: Told the bodies of messages that are deleted for good: what they point to may go too.
+        self._gone = gone
         self._leases = leases
         self._changed = threading.Condition()
         self._acks: dict[str, list[Delivery]] = {}
@@ -131,6 +135,8 @@ class Disposal:
                 each.message,
             )
         self.acked += len(deliveries) - len(refused)
+        kept = {each.delivery.receipt for each in refused}
+        self._gone([each.body for each in deliveries if each.receipt not in kept])
 
     def _insist(
         self,

@@ -91,6 +91,8 @@ class Worker:
             self.infos[name] = self.app.broker.describe(name)
         if self.app.backend is not None:
             self.app.backend.read("task/cloudq-worker-start")
+        if self.app.claims is not None:
+            self.app.claims.check()
 
     def start(self) -> None:
         """Check, then begin to consume. Raises OperationalError or ImproperlyConfigured."""
@@ -103,7 +105,8 @@ class Worker:
         self.leases = Leases(broker, self.app.clock, self._lost)
         self.lifecycle.settler.holds = self.leases.holds
         self.lifecycle.settler.can_hold = True
-        self.disposal = Disposal(broker, self.leases)
+        claims = self.app.claims
+        self.disposal = Disposal(broker, self.leases, *([claims.forget] if claims else []))
         held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
         self.credit = Credit(held)
         self.steering = Steering(self)

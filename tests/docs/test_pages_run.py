@@ -73,6 +73,16 @@ def test_the_quickstart(tmp_path: Path, worker: object) -> None:
     run(calls, tmp_path)
 
 
+def test_large_messages(tmp_path: Path, worker: object) -> None:
+    [shop] = blocks("docs/large-messages.md", "large")
+    [calls] = blocks("docs/large-messages.md", "large-calls")
+    (tmp_path / "shop.py").write_text(shop)
+    worker("shop:app")  # type: ignore[operator]
+
+    run(calls, tmp_path)
+    assert not list(Path(tmp_path, ".cloudq", "large", "data", "messages").glob("*.doc"))
+
+
 def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text("utf-8") + (ROOT / "docs" / "quickstart.md").read_text("utf-8")
     named = set(re.findall(r"cloudq (worker|call|result|queues|dlq|local|demo|doctor)\b", text))

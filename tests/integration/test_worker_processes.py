@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import boto3
 import pytest
 from worker_processes import Scene, eventually, sqlite_scene
 
 from cloudq import CloudQ
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Message, QueueSpec
+from cloudq.brokers.claimcheck import BucketPlace, EntryPlace
 from cloudq.brokers.open import open_broker
 from cloudq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
@@ -41,20 +43,34 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         queue, table = open_broker(made.broker), open_backend(made.backend)
         queue.create_queue(QueueSpec(made.queue, 2.0, max_receive_count=3))  # type: ignore[attr-defined]
         table.create_table()  # type: ignore[attr-defined]
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="processes-large")
         queue.close()
         table.close()
     else:
         with sqlite_scene(folder, visibility_timeout=2) as made:
             pass
-    with made.worker("-P", pool, "-c", "2") as worker:
+    with made.worker("-P", pool, "-c", "2", CLOUDQ_BROKER_LARGE_MESSAGES=kept(made)) as worker:
         yield made
         assert worker.stop() == 0, worker.text[-3000:]
         assert "Traceback" not in worker.text.rpartition("stopping")[2]
 
 
+def kept(scene: Scene) -> str:
+    """Where messages over the queue's limit are kept."""
+    if scene.broker.startswith("sqs"):
+        return f"s3://processes-large?endpoint_url={scene.broker.partition('endpoint_url=')[2]}"
+    return f"file:///{scene.folder}/large"
+
+
 @pytest.fixture(scope="module")
 def app(scene: Scene) -> Iterator[CloudQ]:
-    with CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue) as made:
+    with CloudQ(
+        "client",
+        broker=scene.broker,
+        backend=scene.backend,
+        task_default_queue=scene.queue,
+        broker_large_messages=kept(scene),
+    ) as made:
         yield made
 
 
@@ -69,6 +85,16 @@ def test_a_task_runs_and_its_result_is_read(app: CloudQ) -> None:
 def test_many_tasks_run(app: CloudQ) -> None:
     results = app.send_many(app.signature("worker_app.add", (n, n)) for n in range(50))
     assert [each.get(timeout=WAIT) for each in results] == [2 * n for n in range(50)]
+
+
+def test_arguments_over_the_queues_limit_arrive_and_leave_nothing_behind(app: CloudQ) -> None:
+    assert send(app, "length", "x" * 3_000_000).get(timeout=WAIT) == 3_000_000
+    assert app.claims is not None
+    place = app.claims._places[0]
+    if isinstance(place, EntryPlace):
+        eventually("removed", lambda: not list(place._backend.keys("messages/")))
+    elif isinstance(place, BucketPlace):
+        eventually("removed", lambda: not list(place._bucket.list("messages/")))
 
 
 def test_an_async_def_task_runs(app: CloudQ) -> None:

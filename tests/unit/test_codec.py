@@ -1,5 +1,6 @@
 """The wire format: golden files, the schema, and that no text whatever raises anything unforeseen."""
 
+import hashlib
 import json
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -19,7 +20,7 @@ from cloudq.errors import (
     SerializationError,
     UnsupportedVersion,
 )
-from cloudq.message import Envelope, GroupRef
+from cloudq.message import Envelope, GroupRef, PayloadRef
 from cloudq.serializers.codec import Codec
 from cloudq.testing.clock import ManualClock
 
@@ -92,6 +93,32 @@ def test_golden_files(name: str) -> None:
     assert path.read_text("utf-8") == text, f"the wire format changed: {path.name}"
     assert codec.decode(text, "orders", "M1") == envelope
     jsonschema.validate(json.loads(text), SCHEMA)
+
+
+class Kept:
+    """One text, kept elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        data = text.encode()
+        self.text = text
+        self.ref = PayloadRef("s3://bucket/messages/0f3c", len(data), hashlib.sha256(data).hexdigest())
+
+    def load(self, ref: PayloadRef) -> str:
+        assert ref == self.ref
+        return self.text
+
+
+@pytest.mark.parametrize("name", ["ref", "ref-signed"])
+def test_golden_files_of_messages_kept_elsewhere(name: str) -> None:
+    keys = KEYS if name == "ref-signed" else None
+    kept = Kept(Codec().write(FULL))
+    codec = Codec(keys=keys, payloads=kept, clock=ManualClock(NOW))
+    path = GOLDEN / f"{name}.json"
+    body = codec.seal(codec.refer(FULL, kept.ref), "orders")
+
+    assert path.read_text("utf-8") == body, f"the wire format changed: {path.name}"
+    assert codec.decode(body, "orders", "M1") == FULL
+    jsonschema.validate(json.loads(body), SCHEMA)
 
 
 @pytest.mark.parametrize(

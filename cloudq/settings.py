@@ -134,6 +134,11 @@ class Settings:
         None, "Tasks that run at once. Default: the number of cores (16 for threads)."
     )
     worker_pool: str = _setting("prefork", "Where tasks run: `solo`, `threads`, `prefork`, `asyncio`.")
+    worker_queue_order: str = _setting(
+        "fair",
+        "Which queue gets a free place: `fair` (the one that holds least), `weighted` (least for its weight, "
+        "`--queue a:3,b:1`), `strict` (the first that has messages).",
+    )
     worker_prefetch_multiplier: float = _setting(
         1.0, "Messages held beyond the running ones, as a multiple of the concurrency. 0: none."
     )

@@ -22,7 +22,20 @@ def worker(
     app: AppOption = None,
     queue: Annotated[
         list[str] | None,
-        typer.Option("--queue", "-Q", "-q", metavar="A,B", help="Queues to consume; may be repeated."),
+        typer.Option(
+            "--queue",
+            "-Q",
+            "-q",
+            metavar="A,B",
+            help="Queues to consume; may be repeated. a=8,b=2: so many at once. a:3,b:1: shares.",
+        ),
+    ] = None,
+    queue_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fair|strict|weighted",
+            help="Who gets a free place: the queue that holds least, or the first with messages.",
+        ),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", "-c", min=1, help="Tasks at once.")
@@ -75,6 +88,7 @@ def worker(
             "worker_prefetch_multiplier": prefetch_multiplier,
             "worker_visibility_timeout": visibility_timeout,
             "worker_shutdown_timeout": shutdown_timeout,
+            "worker_queue_order": queue_order,
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})
         if found.conf.worker_hijack_root_logger:
@@ -124,6 +138,8 @@ def banner(running: Worker) -> str:
         f"  results  {backend.url if backend is not None else 'disabled'}",
         f"  pool     {running.pool_name}, concurrency {running.concurrency}",
     ]
+    if len(running.queues) > 1:
+        lines.append(f"  order    {running.queue_order}")
     for number, queue in enumerate(running.queues):
         info = running.infos[queue]
         dead = (

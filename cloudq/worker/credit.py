@@ -1,42 +1,62 @@
-"""How many messages a worker may hold: it asks the queue only for what can start soon (decision 13)."""
+"""How many messages a worker may hold: it asks the queues only for what can start soon (decision 13).
+
+Every queue has a *lane*. When a place is free and several lanes want it, the order decides:
+
+* ``fair`` and ``weighted``: the lane that holds least for its weight goes first;
+* ``strict``: a lane goes only while no lane before it has, or may have, messages.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+ORDERS: Final = ("fair", "strict", "weighted")
+#: A queue that has messages answers within this time; a poll that takes longer found none (seconds).
+PROMPT: Final = 0.25
+
+
+class Ask:
+    """The right to one poll for ``count`` messages. ``more``: places are left for another poll."""
+
+    __slots__ = ("count", "more", "until")
+
+    def __init__(self, count: int, more: bool, until: float) -> None:
+        self.count = count
+        self.more = more
+        #: Until when (monotonic) the places are kept free for it.
+        self.until = until
 
 
 class Credit:
-    """``limit`` places. Polls look at what is free, and take what they were really given.
+    """``limit`` places, shared by the lanes.
 
-    A poll reserves nothing while it waits: an idle queue's long poll must not block the places
-    that a busy one could use. Several polls that answer at once may therefore overdraw by a few;
-    ``free`` then stays at zero until that is worked off.
+    A poll keeps its places free only as long as a queue with messages needs to answer, and only
+    where the last answer brought some: an idle queue's long poll must not block what a busy one
+    could use. Long polls that answer at once may therefore overdraw by a few; no place is free then
+    until that is worked off.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, order: str = "fair", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
-        self._held = 0
+        self._strict = order == "strict"
+        self._monotonic = monotonic
         self._changed = threading.Condition()
         self._closed = False
+        self._turns = 0
+        self._lanes: list[Lane] = []
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Free places, as soon as there is one; 0 after ``timeout`` seconds or once closed."""
+    def lane(self, weight: float = 1.0, most: int | None = None) -> Lane:
+        """A further lane, after those that are there. It never holds more than ``most``."""
         with self._changed:
-            if not self._closed and self._held >= self._limit:
-                self._changed.wait(timeout)
-            return 0 if self._closed else max(0, self._limit - self._held)
-
-    def take(self, count: int) -> None:
-        """``count`` messages have come in."""
-        with self._changed:
-            self._held += count
-
-    def give(self, count: int = 1) -> None:
-        """``count`` messages are done with."""
-        with self._changed:
-            self._held -= count
-            if self._held < self._limit:
-                self._changed.notify()
+            lane = Lane(self, weight, most, self._monotonic() + PROMPT)
+            self._lanes.append(lane)
+            return lane
 
     def resize(self, limit: int) -> None:
         """Change the number of places."""
@@ -52,8 +72,126 @@ class Credit:
 
     @property
     def held(self) -> int:
-        return self._held
+        return sum(lane.held for lane in tuple(self._lanes))
 
     @property
     def limit(self) -> int:
         return self._limit
+
+    # --- for lanes, under the lock ----------------------------------------------------------------
+
+    def room(self, lane: Lane, now: float) -> int:
+        """Places that the lane could have now."""
+        free = self._limit - sum(each.held + each.kept(now) for each in self._lanes)
+        if lane.idle and len(self._lanes) > 1:  # several idle queues may answer at once
+            free = min(free, max(1, free // len(self._lanes)))
+        return max(0, min(free, lane.own_room()))
+
+    def has_turn(self, lane: Lane, now: float) -> bool:
+        """Is there no lane that goes first?"""
+        if self._strict:
+            before = self._lanes[: self._lanes.index(lane)]
+            return not any(each.blocks(now) for each in before)
+        rank = lane.rank()
+        return all(rank <= each.rank() for each in self._lanes if each.hungry and each.own_room())
+
+    def next_change(self, now: float) -> float:
+        """Seconds until time alone may free a place or a turn."""
+        ends = [each.loud_until for each in self._lanes] if self._strict else []
+        ends += [ask.until for each in self._lanes for ask in each.asks]
+        return min((end - now for end in ends if end > now), default=math.inf)
+
+    def next_turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
+
+class Lane:
+    """One queue's part of the credit."""
+
+    def __init__(self, credit: Credit, weight: float, most: int | None, loud_until: float) -> None:
+        self._credit = credit
+        self._weight = weight
+        self._most = most
+        self._served = credit.next_turn()
+        self.held = 0
+        self.hungry = 0
+        self.asks: list[Ask] = []
+        #: The last answer brought nothing.
+        self.idle = False
+        #: Until when (monotonic) the queue counts as having messages.
+        self.loud_until = loud_until
+
+    # --- for its source ---------------------------------------------------------------------------
+
+    def ask(self, most: int, timeout: float = 0.0) -> Ask | None:
+        """Permission to poll for at most ``most``, as soon as it is this lane's turn and a place is
+        free; None after ``timeout`` seconds, or once closed. Every Ask must be answered."""
+        credit = self._credit
+        deadline = credit._monotonic() + timeout
+        with credit._changed:
+            self.hungry += 1
+            try:
+                while not credit._closed:
+                    now = credit._monotonic()
+                    room = credit.room(self, now)
+                    if room > 0 and credit.has_turn(self, now):
+                        return self._grant(min(most, room), room > most, now)
+                    rest = min(deadline - now, credit.next_change(now))
+                    if deadline <= now:
+                        return None
+                    credit._changed.wait(rest)
+                return None
+            finally:
+                self.hungry -= 1
+                credit._changed.notify_all()  # it may be another's turn now
+
+    def answer(self, ask: Ask, got: int | None) -> None:
+        """The poll brought ``got`` messages, or failed (None)."""
+        with self._credit._changed:
+            if ask in self.asks:
+                self.asks.remove(ask)
+            self.held += got or 0
+            if got is not None:
+                self.idle = got == 0
+            self.loud_until = self._credit._monotonic() + PROMPT if got else -math.inf
+            self._credit._changed.notify_all()
+
+    def give(self, count: int = 1) -> None:
+        """``count`` messages are done with."""
+        with self._credit._changed:
+            self.held -= count
+            self._credit._changed.notify_all()
+
+    def take(self, count: int = 1) -> None:
+        """``count`` messages that were given are held again."""
+        with self._credit._changed:
+            self.held += count
+
+    # --- for the credit, under the lock -----------------------------------------------------------
+
+    def _grant(self, count: int, more: bool, now: float) -> Ask:
+        self._served = self._credit.next_turn()
+        ask = Ask(count, more, -math.inf if self.idle else now + PROMPT)
+        if not self.idle:
+            self.loud_until = ask.until
+        self.asks.append(ask)
+        return ask
+
+    def kept(self, now: float) -> int:
+        """Places that polls in flight keep free."""
+        return sum(ask.count for ask in self.asks if ask.until > now)
+
+    def own_room(self) -> int:
+        """Places below the lane's own limit, which no two polls together may pass."""
+        if self._most is None:
+            return self._credit._limit
+        return self._most - self.held - sum(ask.count for ask in self.asks)
+
+    def blocks(self, now: float) -> bool:
+        """In strict order: must those after it wait?"""
+        return (self.hungry > 0 or now < self.loud_until) and self.own_room() > 0
+
+    def rank(self) -> tuple[float, int]:
+        """Lower goes first."""
+        return (self.held + sum(ask.count for ask in self.asks)) / self._weight, self._served

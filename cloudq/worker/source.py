@@ -11,7 +11,7 @@ from typing import Final
 from cloudq.brokers.base import Broker, Delivery
 from cloudq.errors import OperationalError
 from cloudq.retry import backoff
-from cloudq.worker.credit import Credit
+from cloudq.worker.credit import Ask, Lane
 
 logger = logging.getLogger("cloudq.worker")
 
@@ -35,123 +35,159 @@ class Source:
         self,
         broker: Broker,
         queue: str,
-        credit: Credit,
+        lane: Lane,
         deliver: Callable[[list[Delivery]], None],
         *,
         wait: float,
         invisible: float,
-        share: int = 1,
+        stuck_after: float = STUCK_AFTER,
     ) -> None:
         self.queue = queue
+        self.lane = lane
         self._broker = broker
-        self._credit = credit
         self._deliver = deliver
         #: Polls go no further than this machine.
         self.near = broker.capabilities.reach != "cloud"
         self._wait = min(wait, NEAR_WAIT) if self.near else wait
         self._invisible = invisible
-        self._share = max(1, share)
+        self._stuck_after = stuck_after
         self._stopping = threading.Event()
         self._helpers_wanted = threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
-        self._lead: threading.Thread | None = None
-        self._lead_since = time.monotonic()
-        self._generation = 0
-        self._idle = False
+        self._pollers: list[_Poller] = []
         #: When a poll last succeeded (monotonic seconds), and why the last one failed, if it did.
         self.last_success = time.monotonic()
         self.last_error: str | None = None
         self.received = 0
         self.polls = 0
+        #: Polls that died or hung and were replaced.
+        self.replaced = 0
 
     def start(self) -> None:
         """Begin to poll."""
-        self._start_lead()
-        for number in range(MAX_POLLS - 1):
-            thread = threading.Thread(
-                target=self._help, name=f"cloudq-poll-{self.queue}-{number + 2}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        self._pollers = [_Poller(self, number) for number in range(1, MAX_POLLS + 1)]
+        for each in self._pollers:
+            each.start()
 
     def stop(self) -> None:
         """No further polls. One in flight may still bring messages; they are handed on."""
         self._stopping.set()
-        for _ in self._threads:
+        for _ in self._pollers:
             self._helpers_wanted.release()
 
     def join(self, timeout: float) -> bool:
         """Wait for polls in flight; False when one is still waiting for the queue's answer."""
         deadline = time.monotonic() + timeout
-        threads = [*self._threads, *([self._lead] if self._lead else [])]
-        for each in threads:
-            each.join(max(0.0, deadline - time.monotonic()))
-        return not any(each.is_alive() for each in threads)
+        for each in self._pollers:
+            each.thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(each.thread.is_alive() for each in self._pollers)
 
     def supervise(self) -> None:
-        """Replace the leading poll when it is dead or stuck. Called every second or so."""
-        if self._stopping.is_set() or self._lead is None:
+        """Replace polls that are dead or stuck. Called every second or so."""
+        if self._stopping.is_set():
             return
-        stuck = time.monotonic() - self._lead_since > self._wait + STUCK_AFTER
-        if not self._lead.is_alive() or stuck:
-            logger.error(
-                "the poll of queue %s %s; starting another", self.queue, "hangs" if stuck else "has died"
-            )
-            self._start_lead()
+        for place, poller in enumerate(self._pollers):
+            since = poller.since
+            stuck = since is not None and time.monotonic() - since > self._wait + self._stuck_after
+            if stuck or not poller.thread.is_alive():
+                self._replace(place, poller, "hangs" if stuck else "has died")
 
-    def _start_lead(self) -> None:
-        self._generation += 1
-        self._lead_since = time.monotonic()
-        self._lead = threading.Thread(
-            target=self._run, args=(self._generation,), name=f"cloudq-poll-{self.queue}-1", daemon=True
-        )
-        self._lead.start()
+    def _replace(self, place: int, poller: _Poller, what: str) -> None:
+        logger.error("poll %d of queue %s %s; another takes its place", poller.number, self.queue, what)
+        poller.give_up()
+        self.replaced += 1
+        self._pollers[place] = _Poller(self, poller.number)
+        self._pollers[place].start()
 
-    def _run(self, generation: int) -> None:
+    # --- in the pollers' threads ------------------------------------------------------------------
+
+    def lead(self, poller: _Poller) -> None:
+        """The first poll, always there: long where the queue is idle."""
         waits = backoff(0.5, 30.0)
-        while not self._stopping.is_set() and generation == self._generation:
-            self._lead_since = time.monotonic()
-            free = self._credit.wait(1.0)
-            if free == 0:
+        while not (self._stopping.is_set() or poller.given_up):
+            ask = self.lane.ask(self._broker.capabilities.max_batch, 1.0)
+            if ask is None:
                 continue
-            self._lead_since = time.monotonic()
-            if self._poll(free, self._wait) is None:
-                self._stopping.wait(next(waits))
-            else:
+            if self._poll(poller, ask, self._wait):
                 waits = backoff(0.5, 30.0)
+            else:
+                self._stopping.wait(next(waits))
 
-    def _help(self) -> None:
-        """Further polls: woken when the queue proved deep, asleep again once it no longer is."""
-        while True:
+    def help(self, poller: _Poller) -> None:
+        """A further poll: woken when the queue proved deep, asleep again once it no longer is."""
+        while not poller.given_up:
             self._helpers_wanted.acquire()
             if self._stopping.is_set():
                 return
-            free = self._credit.wait(0.0)
-            if free > 0:
-                self._poll(free, 0.0)
+            ask = self.lane.ask(self._broker.capabilities.max_batch)
+            if ask is not None:
+                self._poll(poller, ask, 0.0)
 
-    def _poll(self, free: int, wait: float) -> int | None:
-        """One receive; the number of messages, or None when it failed."""
-        most = min(free, self._broker.capabilities.max_batch)
-        if self._idle and self._share > 1:
-            most = max(
-                1, min(most, free // self._share)
-            )  # a long poll on an idle queue must not overdraw much
+    def _poll(self, poller: _Poller, ask: Ask, wait: float) -> bool:
+        """One receive; did it succeed?"""
         self.polls += 1
+        got: int | None = None
+        poller.begin(ask)
         try:
-            deliveries = self._broker.receive(self.queue, most, wait, self._invisible)
+            deliveries = self._broker.receive(self.queue, ask.count, wait, self._invisible)
+            got = len(deliveries)
         except OperationalError as error:
-            if not self._stopping.is_set():
-                self.last_error = str(error)
-                logger.warning("receiving from %s: %s; trying again", self.queue, error)
-            return None
+            self._failed(error)
+        except Exception as error:
+            self._failed(error)
+            logger.exception("receiving from %s failed in a way nobody foresaw", self.queue)
+        finally:
+            poller.end()
+            self.lane.answer(ask, got)
+        if got is None:
+            return False
         self.last_success = time.monotonic()
         self.last_error = None
-        self._idle = not deliveries
         if deliveries:
-            self.received += len(deliveries)
-            self._credit.take(len(deliveries))
-            if len(deliveries) >= most and free > len(deliveries):
+            self.received += got
+            if got >= ask.count and ask.more:
                 self._helpers_wanted.release()
             self._deliver(deliveries)
-        return len(deliveries)
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        if self._stopping.is_set():
+            return
+        self.last_error = f"{type(error).__name__}: {error}"
+        if isinstance(error, OperationalError):
+            logger.warning("receiving from %s: %s; trying again", self.queue, error)
+
+
+class _Poller:
+    """One thread that polls; the first of a source leads, the others help."""
+
+    def __init__(self, source: Source, number: int) -> None:
+        self.number = number
+        self.given_up = False
+        #: When its poll began (monotonic); None between polls.
+        self.since: float | None = None
+        self._ask: Ask | None = None
+        self._lane = source.lane
+        self.thread = threading.Thread(
+            target=source.lead if number == 1 else source.help,
+            args=(self,),
+            name=f"cloudq-poll-{source.queue}-{number}",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def begin(self, ask: Ask) -> None:
+        """It asks the broker now."""
+        self._ask = ask
+        self.since = time.monotonic()
+
+    def end(self) -> None:
+        """The broker has answered."""
+        self.since = None
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. What it may yet bring is handed on all the same."""
+        self.given_up = True
+        if self.since is not None and self._ask is not None:
+            self._lane.answer(self._ask, None)

@@ -20,7 +20,8 @@ from cloudq.errors import ImproperlyConfigured
 from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Returned, TimedOut
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
-from cloudq.worker.credit import Credit
+from cloudq.worker import intake
+from cloudq.worker.credit import Credit, Lane
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.runner import WorkerRunner, spec
@@ -38,7 +39,8 @@ POLL_GRACE = 1.0
 class Worker:
     """Consumes queues until it is stopped. ``run()`` blocks; ``stop()`` may be called from anywhere.
 
-    ``app_path`` (``module:app``) is needed by pools of processes, whose children load the app anew.
+    ``queues`` are names, or ``name=concurrency``, ``name:weight`` (see ``worker.intake``). ``app_path``
+    (``module:app``) is needed by pools of processes, whose children load the app anew.
     """
 
     def __init__(
@@ -55,9 +57,16 @@ class Worker:
     ) -> None:
         self.app = app
         self.conf = app.conf
-        self.queues = list(dict.fromkeys(queues)) or [app.conf.task_default_queue]
+        self._intakes = intake.parse(queues) or [intake.Intake(app.conf.task_default_queue)]
+        self.queues = [each.queue for each in self._intakes]
+        self.queue_order = intake.order_of(self._intakes, app.conf.worker_queue_order)
         self.pool_name = pool or app.conf.worker_pool
-        self.concurrency = concurrency or app.conf.worker_concurrency or default_concurrency(self.pool_name)
+        self.concurrency = (
+            concurrency
+            or intake.concurrency_of(self._intakes)
+            or app.conf.worker_concurrency
+            or default_concurrency(self.pool_name)
+        )
         self.hostname = hostname or f"cloudq@{socket.gethostname()}.{os.getpid()}"
         self._app_path = app_path
         self._loglevel = loglevel
@@ -67,6 +76,7 @@ class Worker:
         self.infos: dict[str, QueueInfo] = {}
         self.pool: Pool | None = None
         self.sources: list[Source] = []
+        self._lanes: dict[str, Lane] = {}
         self._groups = Groups()
         self.waiting = Waiting(self._resume)
         self._stopping = False
@@ -108,14 +118,14 @@ class Worker:
         claims = self.app.claims
         self.disposal = Disposal(broker, self.leases, *([claims.forget] if claims else []))
         held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
-        self.credit = Credit(held)
+        self.credit = Credit(held, self.queue_order)
         self.steering = Steering(self)
         self.steering.look()  # before the first message: what was revoked while nobody worked stays undone
         self.pool.start(self._spec(), WorkerRunner(self.lifecycle))
         self.leases.start()
         self.disposal.start()
-        for name in self.queues:
-            self.sources.append(self._source(name))
+        for each in self._intakes:
+            self.sources.append(self._source(each))
         threading.Thread(target=self._follow_stops, name="cloudq-stops", daemon=True).start()
         for source in self.sources:
             source.start()
@@ -147,16 +157,16 @@ class Worker:
         shared = f"sqlite:///{os.path.join(self._folder.name, 'worker.db')}"
         return spec(self._app_path or "", self.hostname, explicit, self._loglevel, shared)
 
-    def _source(self, name: str) -> Source:
-        invisible = self.conf.worker_visibility_timeout or self.infos[name].visibility_timeout
+    def _source(self, each: intake.Intake) -> Source:
+        invisible = self.conf.worker_visibility_timeout or self.infos[each.queue].visibility_timeout
+        lane = self._lanes[each.queue] = self.credit.lane(each.weight or 1.0, each.most)
         return Source(
             self.app.broker,
-            name,
-            self.credit,
+            each.queue,
+            lane,
             self._deliver,
             wait=min(self.conf.worker_wait_time, self.app.broker.capabilities.max_wait),
             invisible=max(1.0, invisible),
-            share=len(self.queues),
         )
 
     # --- run ----------------------------------------------------------------------------------
@@ -316,7 +326,7 @@ class Worker:
         self.running.pop(delivery.receipt, None)
         if isinstance(verdict, Hold) and not self._stopping and self.waiting.add(delivery, verdict.delay):
             # neither it nor what waits for it may keep others from being received
-            self.credit.give(1 + self._groups.behind(delivery))
+            self._lanes[delivery.queue].give(1 + self._groups.behind(delivery))
             return
         successor, back = self._groups.done(delivery, isinstance(verdict, Ack | Bury))
         self._dispose(delivery, verdict)
@@ -330,7 +340,7 @@ class Worker:
 
     def _resume(self, delivery: Delivery) -> None:
         """A message that was held may ask again."""
-        self.credit.take(1 + self._groups.behind(delivery))
+        self._lanes[delivery.queue].take(1 + self._groups.behind(delivery))
         if self._stopping:
             self._conclude(delivery, Release(0.0))
         else:
@@ -346,7 +356,7 @@ class Worker:
 
     def _dispose(self, delivery: Delivery, verdict: Verdict) -> None:
         self.disposal.apply(delivery, verdict)
-        self.credit.give()
+        self._lanes[delivery.queue].give()
 
     def _lost(self, delivery: Delivery) -> None:
         self.app.hooks.fire("lease_lost", delivery=delivery)
@@ -365,7 +375,15 @@ class Worker:
             "released": self.disposal.released,
             "buried": self.disposal.buried,
             "leases_lost": self.leases.lost_count,
-            "queues": {s.queue: {"received": s.received, "polls": s.polls} for s in self.sources},
+            "queues": {
+                s.queue: {
+                    "received": s.received,
+                    "polls": s.polls,
+                    "polls_replaced": s.replaced,
+                    "held": s.lane.held,
+                }
+                for s in self.sources
+            },
         }
 
 

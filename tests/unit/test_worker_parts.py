@@ -1,4 +1,4 @@
-"""The worker's parts, one by one: credit, groups, disposal, sources."""
+"""The worker's parts, one by one: waiting, groups, disposal."""
 
 import threading
 import time
@@ -12,45 +12,14 @@ from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release
-from cloudq.worker.credit import Credit
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
-from cloudq.worker.source import Source
 from cloudq.worker.waiting import Waiting
 
 
 def delivery(name: str, group: str | None = None, queue: str = "q") -> Delivery:
     now = time.time()
     return Delivery(queue, name, "{}", f"r-{name}", 1, now, now, now, now + 60, group)
-
-
-# --- credit ----------------------------------------------------------------------------------------
-
-
-def test_credit_is_what_is_free() -> None:
-    credit = Credit(3)
-    assert credit.wait(0) == 3
-    credit.take(5)
-    assert credit.wait(0) == 0
-    credit.give(3)
-    assert credit.wait(0) == 1
-
-
-def test_a_waiter_is_woken_by_a_free_place_and_by_the_end() -> None:
-    credit = Credit(1)
-    credit.take(1)
-    got: list[int] = []
-    waiter = threading.Thread(target=lambda: got.extend([credit.wait(10), credit.wait(10)]))
-    waiter.start()
-    credit.give()
-    while not got and waiter.is_alive():
-        credit.take(0)
-    credit.close()
-    waiter.join(5)
-
-    assert got[0] in (0, 1)
-    assert not waiter.is_alive()
-    assert credit.wait(0) == 0
 
 
 # --- waiting ---------------------------------------------------------------------------------------
@@ -273,93 +242,3 @@ def test_an_unforeseen_error_does_not_end_the_worker(parts: Any) -> None:
     assert disposal.flush(5)
 
     assert ["2"] in broker.acks
-
-
-# --- sources ---------------------------------------------------------------------------------------
-
-
-class Polled:
-    """A broker whose receive() follows a script of results and errors, then waits."""
-
-    def __init__(self, script: list[Any]) -> None:
-        self.capabilities = BrokerCapabilities()
-        self.script = script
-        self.asked: list[tuple[int, float]] = []
-        self.closed = threading.Event()
-
-    def receive(self, queue: str, limit: int, wait: float, invisible: float) -> list[Delivery]:
-        self.asked.append((limit, wait))
-        if self.script:
-            found = self.script.pop(0)
-            if isinstance(found, BaseException):
-                raise found
-            return found[:limit]  # type: ignore[no-any-return]
-        if wait:
-            self.closed.wait(5)
-        return []
-
-
-def consume(broker: Polled, credit: Credit, until: int, share: int = 1) -> list[Delivery]:
-    got: list[Delivery] = []
-    enough = threading.Event()
-
-    def deliver(found: list[Delivery]) -> None:
-        got.extend(found)
-        if len(got) >= until:
-            enough.set()
-
-    source = Source(broker, "q", credit, deliver, wait=20.0, invisible=30.0, share=share)  # type: ignore[arg-type]
-    source.start()
-    assert enough.wait(10)
-    source.stop()
-    credit.close()
-    broker.closed.set()
-    assert source.join(5)
-    return got
-
-
-def test_a_poll_asks_for_what_is_free() -> None:
-    broker = Polled([[delivery("1"), delivery("2")], [delivery("3")]])
-    got = consume(broker, Credit(3), 3)
-
-    assert [each.message_id for each in got] == ["1", "2", "3"]
-    assert broker.asked[0] == (3, 20.0)
-    assert broker.asked[1][0] == 1
-
-
-def test_no_poll_without_credit() -> None:
-    broker = Polled([[delivery(str(n)) for n in range(10)], [delivery("late")]])
-    credit = Credit(10)
-    threading.Timer(0.2, lambda: credit.give(1)).start()
-    got = consume(broker, credit, 11)
-
-    assert got[-1].message_id == "late"
-
-
-def test_errors_are_waited_out() -> None:
-    broker = Polled([ServiceUnavailable("away"), [delivery("1")]])
-
-    assert len(consume(broker, Credit(5), 1)) == 1
-
-
-def test_a_deep_queue_gets_more_polls_than_one() -> None:
-    broker = Polled([[delivery(f"{n}-{m}") for m in range(10)] for n in range(20)])
-    consume(broker, Credit(1000), 200)
-
-    assert any(wait == 0.0 for _, wait in broker.asked)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_poll_that_died_is_replaced() -> None:
-    broker = Polled([RuntimeError("a bug nobody foresaw"), [delivery("1")]])
-    got: list[Delivery] = []
-    source = Source(broker, "q", Credit(5), got.extend, wait=20.0, invisible=30.0)  # type: ignore[arg-type]
-    source.start()
-    deadline = time.monotonic() + 10
-    while not got and time.monotonic() < deadline:
-        source.supervise()
-        time.sleep(0.01)
-    source.stop()
-    broker.closed.set()
-
-    assert len(got) == 1

@@ -157,14 +157,13 @@ def lifecycle_of(
     claims: ClaimCheck | None = None,
 ) -> Lifecycle:
     """What runs deliveries."""
-    from cloudq.runtime.keeper import Keeper
+    from cloudq.runtime.admission import Admission
     from cloudq.runtime.lifecycle import Lifecycle
-    from cloudq.runtime.limits import Limits
     from cloudq.runtime.patience import Patience
     from cloudq.runtime.settle import Settler
 
-    limits = Limits(None if store is None else store.backend, clock, conf, Keeper(clock))
-    limits.check(registry)
+    admission = Admission(store, clock, conf)
+    admission.check(registry)
     patience = Patience(conf.worker_settle_timeout, clock)
     return Lifecycle(
         registry=registry,
@@ -177,7 +176,7 @@ def lifecycle_of(
         clock=clock,
         hostname=hostname,
         patience=patience,
-        limits=limits,
+        admission=admission,
         claims=claims,
     )
 

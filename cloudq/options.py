@@ -34,6 +34,8 @@ class CallOptions(TypedDict, total=False):
     group_id: str | None
     #: FIFO: a second message with this id within five minutes is dropped.
     dedup_id: str | None
+    #: Calls of a task with the same key do their work once; the later ones get the first's result.
+    idempotency_key: str | None
     root_id: str | None
     parent_id: str | None
     #: Remember the result among the running task's children (default true).
@@ -110,6 +112,12 @@ class TaskOptions(TypedDict, total=False):
     #: At most so many run at a time, over all workers (needs a results store).
     max_concurrency: int | None
     max_concurrency_key: KeySpec | None
+    #: Do the work of each call (or of each idempotency_key) once, however often it is delivered or called.
+    idempotent: bool
+    #: Which calls are the same: a parameter's name, several, or a function of the arguments.
+    idempotency_key: KeySpec | None
+    #: Seconds that the outcome of a key is kept (default: the setting result_expires).
+    idempotency_expires: float | None
 
 
 TASK_OPTIONS: frozenset[str] = frozenset({*TaskOptions.__annotations__, "bind"})

@@ -37,6 +37,8 @@ from cloudq.settings import Conf
 
 #: Headers that carry what a task said about itself, for workers that must know before looking it up.
 IGNORE_RESULT: Final = "cloudq-ignore-result"
+#: The idempotency key that the caller gave.
+IDEMPOTENCY_KEY: Final = "cloudq-idempotency-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Producer:
         # the process that started it all is the one that waits, whoever sends the later steps
         mine = parent.headers.get(REPLY_TO) if parent else reply_queue(self._conf)
         reply_to = headers.pop(REPLY_TO, mine)
+        if (key := merged.get("idempotency_key")) is not None:
+            headers[IDEMPOTENCY_KEY] = self._checked_key(key)
         if merged.get("ignore_result"):
             headers[IGNORE_RESULT] = True
         elif reply_to:
@@ -138,6 +142,16 @@ class Producer:
             origin=self._origin,
             sent_at=now,
         )
+
+    def _checked_key(self, key: Any) -> str:
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"idempotency_key of a call is text, got {key!r}")
+        if (self._conf.result_backend or "").startswith("disabled://"):
+            raise ImproperlyConfigured(
+                "idempotency_key: claims are kept in the results store, and this app has none"
+                " (result_backend is disabled://)"
+            )
+        return key
 
     def _due(self, merged: Mapping[str, Any], now: float) -> float | None:
         countdown, eta = merged.get("countdown"), merged.get("eta")

@@ -114,7 +114,7 @@ class Settings:
     )
     task_lease_time: float = _setting(
         60.0,
-        "How long what a running task holds in the results store (`max_concurrency`) outlives a worker that died; "
+        "How long what a running task holds in the results store (`max_concurrency`, `idempotent`) outlives a worker that died; "
         "renewed at a third of it.",
         "seconds",
     )

@@ -62,6 +62,9 @@ class Task(Generic[P, R]):
     rate_limit_key: KeySpec | None = None
     max_concurrency: int | None = None
     max_concurrency_key: KeySpec | None = None
+    idempotent: bool = False
+    idempotency_key: KeySpec | None = None
+    idempotency_expires: float | None = None
 
     #: Errors of the task's own that a subclass wants to name: Task.MaxRetriesExceededError, as in Celery.
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
@@ -106,7 +109,13 @@ class Task(Generic[P, R]):
                 raise ImproperlyConfigured(
                     f"task {self.name}: {option} is a tuple of exception classes, got {value!r}"
                 )
-        for option in ("time_limit", "soft_time_limit", "retry_backoff_max", "default_retry_delay"):
+        for option in (
+            "time_limit",
+            "soft_time_limit",
+            "retry_backoff_max",
+            "default_retry_delay",
+            "idempotency_expires",
+        ):
             value = getattr(self, option)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, int | float) or value < 0
@@ -134,7 +143,7 @@ class Task(Generic[P, R]):
         most = self.max_concurrency
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
             raise ImproperlyConfigured(f"task {self.name}: max_concurrency is 1 or more, got {most!r}")
-        for option in ("rate_limit_key", "max_concurrency_key"):
+        for option in ("rate_limit_key", "max_concurrency_key", "idempotency_key"):
             if (spec := getattr(self, option)) is not None:
                 try:
                     callkey.check_spec(option, spec, self._signature, self.name)
@@ -323,6 +332,11 @@ class Task(Generic[P, R]):
     def entry(self) -> Callable[..., Any]:
         """The function with ``self`` bound, as execution calls it."""
         return self._entry
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Is the work of a call done once, however often it is delivered?"""
+        return self.idempotent or self.idempotency_key is not None
 
     @property
     def parameters(self) -> inspect.Signature:

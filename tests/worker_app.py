@@ -170,3 +170,12 @@ def narrow(self: Any, seconds: float) -> int:
     time.sleep(seconds)
     note("end", self.request.id)
     return int(self.request.receive_count)
+
+
+@app.task(bind=True, idempotency_key="order")
+def pay(self: Any, order: int, seconds: float = 0.0) -> str:
+    """Once for each order."""
+    note("start", self.request.id)
+    time.sleep(seconds)
+    note("end", self.request.id)
+    return f"paid by {self.request.id}"

@@ -124,6 +124,14 @@ class ResultStore:
         """
         return self._forward(record, known, None)
 
+    def document(self, record: Record, serializer: str | None = None) -> bytes:
+        """A record as it is stored, to be kept elsewhere. Raises SerializationError."""
+        return documents.dump(record, partial(self._pack, serializer=serializer))
+
+    def from_document(self, data: bytes, where: str) -> Record:
+        """Read such a document. Raises CorruptRecord naming ``where``."""
+        return documents.load(data, self._unpack, where)
+
     def forget(self, task_id: str) -> None:
         """Delete the record."""
         self.backend.delete(task_key(task_id))

@@ -23,9 +23,8 @@ from cloudq.producer import Producer
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
-from cloudq.runtime.keeper import Keeper
+from cloudq.runtime.admission import Admission
 from cloudq.runtime.lifecycle import Lifecycle
-from cloudq.runtime.limits import Limits
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.settle import Settler
 from cloudq.runtime.verdict import Bury, Release
@@ -86,7 +85,7 @@ class Inline:
             clock=clock,
             hostname="inline",
             patience=patience,
-            limits=Limits(None, clock, conf, Keeper(clock)),
+            admission=Admission(None, clock, conf),
             eager=True,
         )
 

@@ -36,7 +36,8 @@ from cloudq.producer import IGNORE_RESULT
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
-from cloudq.runtime.limits import Limits, Place, Wait, was_deferred
+from cloudq.runtime.admission import NOTHING, Admission, Admitted
+from cloudq.runtime.limits import Wait, was_deferred
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.settle import Settler, label, release_after
@@ -65,7 +66,7 @@ class Lifecycle:
         clock: Clock,
         hostname: str,
         patience: Patience,
-        limits: Limits,
+        admission: Admission,
         claims: ClaimCheck | None = None,
         eager: bool = False,
     ) -> None:
@@ -83,7 +84,7 @@ class Lifecycle:
         self.settler = settler
         #: Why a task must not run although its message says so ("revoked"), or None. From memory.
         self.revoked: Callable[[Envelope], str | None] = lambda envelope: None
-        self.limits = limits
+        self.admission = admission
 
     # --- the whole way ------------------------------------------------------------------------
 
@@ -114,14 +115,14 @@ class Lifecycle:
                 outcome = await self.aexecute(ready, watch)
                 return self._closed(await bridge(self.settle, ready, outcome), early)
             finally:
-                if ready.place is not None:
+                if ready.admitted is not NOTHING:
                     await bridge(self.leave, ready)
         except Exception as error:  # noqa: BLE001
             return self._stumbled(delivery, error)
 
     def leave(self, ready: Ready) -> None:
         """The run is over, however it ended: others may have what it held. Never raises."""
-        self.limits.leave(ready.place)
+        self.admission.leave(ready.admitted)
 
     def hurry(self) -> None:
         """Do not wait for absent services any more: the worker is stopping."""
@@ -278,25 +279,29 @@ class Lifecycle:
         if is_fifo(delivery.queue) and not records:
             envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
         try:
-            place = None if self._eager else self._ask(task, envelope)
+            admitted = NOTHING if self._eager else self._admit(task, envelope, delivery)
         except InvalidArguments as error:
             return self._bury(delivery, error)
-        if isinstance(place, Wait):
-            return self._defer(delivery, envelope, place)
+        if isinstance(admitted, Wait):
+            return self._defer(delivery, envelope, admitted)
+        if isinstance(admitted, Record):
+            return self.settler.adopt(admitted, task, envelope, delivery, known, records)
         try:
             started = self._start(delivery, envelope, task, known, records)
             if started is not None and not isinstance(started, str):
-                self.limits.leave(place, ran=False)
+                self.admission.leave(admitted, ran=False)
                 return started
             request = self._request(delivery, envelope, task, records)
-            return Ready(delivery, envelope, task, request, started, records, place)
+            return Ready(delivery, envelope, task, request, started, records, admitted)
         except BaseException:
-            self.limits.leave(place, ran=False)
+            self.admission.leave(admitted, ran=False)
             raise
 
-    def _ask(self, task: Task[..., Any], envelope: Envelope) -> Place | Wait | None:
+    def _admit(
+        self, task: Task[..., Any], envelope: Envelope, delivery: Delivery
+    ) -> Admitted | Wait | Record:
         return self._patience.call(
-            f"asking the limits of {label(envelope)}", lambda: self.limits.ask(task, envelope)
+            f"admitting {label(envelope)}", lambda: self.admission.admit(task, envelope, delivery)
         )
 
     def _defer(self, delivery: Delivery, envelope: Envelope, wait: Wait) -> Verdict:
@@ -413,7 +418,7 @@ class Lifecycle:
         try:
             envelope = self._decode(delivery)
             if (known := self._registry.get(envelope.task)) is not None:
-                self.limits.vacate(known, envelope)
+                self.admission.vacate(known, envelope, delivery)
             if isinstance(end, Cancelled):
                 return self._revoke(delivery, envelope, "terminated" if end.started else "revoked")
             task = self._registry[envelope.task]

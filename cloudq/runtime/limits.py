@@ -189,7 +189,7 @@ class Limits:
         if envelope.headers.get(BOOKED) is None:
             due = self._timetable(store, f"rate-{name}").book(SLACK / rate)
         else:  # it came as told, and somebody was quicker: next in line, not at the end of the queue
-            due = now + short_by + self._rand() * 0.2 * min(_times(envelope), 20) / rate
+            due = now + short_by + self._rand() * 0.2 * min(times_deferred(envelope), 20) / rate
         return Wait(max(due, now + short_by), f"rate_limit {task.rate_limit or rate}")
 
     def _rate_store(self, task: Task[..., Any]) -> ResultBackend:
@@ -214,7 +214,7 @@ class Limits:
         if envelope.headers.get(BOOKED) is None:
             due = self._timetable(self._store, f"slots-{name}").book(EAGER * spacing)
         else:
-            pause = min(LONGEST_PAUSE, max(0.2, spacing) * 2.0 ** min(_times(envelope) - 1, 12))
+            pause = min(LONGEST_PAUSE, max(0.2, spacing) * 2.0 ** min(times_deferred(envelope) - 1, 12))
             due = self._clock.time() + pause * (0.5 + self._rand())
         return Wait(due, f"max_concurrency {limit}")
 
@@ -270,13 +270,13 @@ def key_of(task: Task[..., Any], envelope: Envelope, option: str) -> str:
 
 def deferred(envelope: Envelope, due: float) -> Envelope:
     """The message to send instead of one that may not start yet."""
-    marks = {DEFERRED: _times(envelope) + 1, BOOKED: due}
+    marks = {DEFERRED: times_deferred(envelope) + 1, BOOKED: due}
     return envelope.with_(headers={**envelope.headers, **marks})
 
 
 def was_deferred(envelope: Envelope) -> bool:
     """Has it been sent once more by a limit? Then it may exist twice."""
-    return _times(envelope) > 0
+    return times_deferred(envelope) > 0
 
 
 def unmarked(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,6 +284,7 @@ def unmarked(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if name not in (DEFERRED, BOOKED)}
 
 
-def _times(envelope: Envelope) -> int:
+def times_deferred(envelope: Envelope) -> int:
+    """How often a limit sent this message on."""
     count = envelope.headers.get(DEFERRED, 0)
     return count if isinstance(count, int) else 0

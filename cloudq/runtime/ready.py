@@ -9,7 +9,7 @@ from cloudq.backends.base import Version
 from cloudq.brokers.base import Delivery
 from cloudq.context import Request
 from cloudq.message import Envelope
-from cloudq.runtime.limits import Place
+from cloudq.runtime.admission import NOTHING, Admitted
 from cloudq.task import Task
 
 
@@ -18,7 +18,7 @@ class Ready:
     """``known`` is the version of the unfinished record that is there, if it was read.
 
     ``records``: results of this call are stored (it was not asked to ignore them).
-    ``place`` is what the run holds of ``max_concurrency``.
+    ``admitted`` is what the run holds: a claim on its key, a place of ``max_concurrency``.
     """
 
     delivery: Delivery
@@ -27,4 +27,4 @@ class Ready:
     request: Request
     known: Version | None = None
     records: bool = True
-    place: Place | None = None
+    admitted: Admitted = NOTHING

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloudq import ids, states
+from cloudq.backends.base import Version
 from cloudq.brokers.base import Delivery, is_fifo
 from cloudq.clock import Clock
 from cloudq.errors import ImproperlyConfigured, Reject, SerializationError, ValueTooLarge
@@ -23,6 +24,7 @@ from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime import limits
+from cloudq.runtime.idempotency import Claim
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
@@ -82,6 +84,14 @@ class Settler:
 
     def _end(self, ready: Ready, outcome: Outcome) -> Verdict:
         record = self._record_of(ready, outcome)
+        claim = ready.admitted.claim
+        if claim is not None and outcome.state == states.SUCCESS:
+            try:
+                first = self._keep(claim, record, ready)
+            except (SerializationError, ValueTooLarge, ImproperlyConfigured) as error:
+                return self._end(ready, _unstorable(ready, outcome, error))
+            if first is not record:
+                return self._outrun(ready, first)
         if self._stores(ready, outcome):
             try:
                 standing = self._finish(record, ready)
@@ -97,6 +107,50 @@ class Settler:
         else:
             logger.info("task %s had already ended in %s; that stands", label(ready.envelope), standing.state)
         return self.conclude(ready.envelope, ready.delivery.queue, standing, self._dead_letter(ready))
+
+    def _keep(self, claim: Claim, record: Record, ready: Ready) -> Record | None:
+        """Keep a success for all who come with the same key, before anything else says that it ended."""
+        task, what = ready.task, f"keeping the result of {label(ready.envelope)} for its key"
+        return self._patience.call(
+            what, lambda: claim.finish(record, task.result_serializer, task.idempotency_expires)
+        )
+
+    def _outrun(self, ready: Ready, first: Record | None) -> Verdict:
+        """The claim was lost while the task ran: what counts is what its new owner makes of it."""
+        logger.warning(
+            "task %s: its claim was lost while it ran; its result is dropped", label(ready.envelope)
+        )
+        if first is None:  # still at work
+            return self.defer(ready.envelope, ready.delivery, self._clock.time() + 1.0, last_receipt=False)
+        return self.adopt(first, ready.task, ready.envelope, ready.delivery, ready.known, ready.records)
+
+    def adopt(
+        self,
+        first: Record,
+        task: Task[..., Any],
+        envelope: Envelope,
+        delivery: Delivery,
+        known: Version | None,
+        records: bool,
+    ) -> Verdict:
+        """End as the one did who did the work of this key first."""
+        logger.info("task %s is not run: %s did the same work", label(envelope), first.id)
+        record = first.with_(
+            id=envelope.id,
+            retries=envelope.retries,
+            root_id=envelope.root_id if envelope.root_id != envelope.id else None,
+            parent_id=envelope.parent_id,
+            group_id=envelope.group.id if envelope.group else None,
+            children=tuple(follow_up_id(envelope, "link", n, each) for n, each in enumerate(envelope.link)),
+        )
+        if self._store is not None and records:
+            store = self._store
+            record = self._patience.call(
+                f"storing the result of {label(envelope)}",
+                lambda: store.finish(record, known, serializer=task.result_serializer),
+            )
+            self._announce(envelope, record)
+        return self.conclude(envelope, delivery.queue, record, self.wants(task, "dead_letter"))
 
     def _finish(self, record: Record, ready: Ready) -> Record:
         """The record that stands. A failure that is too long for the store is told in fewer words."""

@@ -53,6 +53,6 @@ def in_child(
         logs.set_up(level)
     logging.getLogger("cloudq.worker").debug("child ready: %d tasks", len(app.tasks))
     lifecycle = app.lifecycle(hostname)
-    lifecycle.limits.keep_in(shared)
+    lifecycle.admission.limits.keep_in(shared)
     lifecycle.settler.can_hold = True
     return WorkerRunner(lifecycle, app)

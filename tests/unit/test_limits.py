@@ -6,60 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stage import Stage
 
 from cloudq import CloudQ
-from cloudq.brokers.base import Delivery, QueueSpec
+from cloudq.brokers.base import QueueSpec
 from cloudq.errors import ImproperlyConfigured, LeaseLost, ServiceUnavailable
 from cloudq.execution.call import NoWatch
 from cloudq.runtime.keeper import Keeper
-from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.limits import BOOKED, DEFERRED
 from cloudq.runtime.ready import Ready
-from cloudq.runtime.verdict import ACK, Ack, Bury, Hold
+from cloudq.runtime.verdict import ACK, Bury, Hold
 from cloudq.testing import sandbox
 from cloudq.testing.clock import ManualClock
-
-
-class Stage:
-    """An app on memory with a clock, several workers' lifecycles, and notes of when tasks ran."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.app = CloudQ("stage", broker="memory://", backend="memory://", clock=self.clock)
-        self.starts: list[float] = []
-
-    def note(self, *_: Any) -> None:
-        self.starts.append(self.clock.time())
-
-    def receive(self, queue: str = "cloudq") -> list[Delivery]:
-        return self.app.broker.receive(queue, 10, 0.0, 60.0)
-
-    def carry_out(self, delivery: Delivery, verdict: Any) -> None:
-        if isinstance(verdict, Ack):
-            self.app.broker.ack([delivery])
-        else:
-            self.app.broker.release([delivery], verdict.delay)
-
-    def run_all(self, *workers: Lifecycle, queue: str = "cloudq", seconds: float = 1e9) -> int:
-        """Run what is queued at these workers in turn, moving the clock; how many were handled."""
-        handled, end = 0, self.clock.time() + seconds
-        broker: Any = self.app.broker
-        while True:
-            found = self.receive(queue)
-            for delivery in found:
-                worker = workers[handled % len(workers)]
-                self.carry_out(delivery, worker.run(delivery, NoWatch()))
-                handled += 1
-            if found:
-                continue
-            at = broker.next_visible(queue)
-            if at is None or at > end:
-                return handled
-            self.clock.advance(max(0.001, at - self.clock.time()))
-
-    def most_within(self, seconds: float) -> int:
-        """The most starts in any window of so many seconds."""
-        return max(sum(1 for each in self.starts if at <= each < at + seconds) for at in self.starts)
 
 
 @pytest.fixture
@@ -444,7 +402,7 @@ def test_ten_thousand_that_find_no_place_come_back_one_after_the_other(stage: St
     @stage.app.task(name="heavy", max_concurrency=10)
     def heavy() -> None: ...
 
-    limits = stage.app.lifecycle("w1").limits
+    limits = stage.app.lifecycle("w1").admission.limits
     for number in range(1010):
         call = stage.app.producer.prepare("heavy", (), None, {"task_id": f"t{number}"})
         found: Any = limits.ask(heavy, call.envelope)

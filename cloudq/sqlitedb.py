@@ -1,59 +1,99 @@
-"""SQLite connections for the embedded broker and store: one per thread and process, short transactions.
+"""SQLite connections for the embedded broker and store: one per thread, short transactions.
 
 A file is opened in WAL mode. ``synchronous=NORMAL`` (the default) survives the death of any process;
 ``FULL`` also survives the loss of power, at the price of a disk flush per transaction.
 ``memory://`` is one connection behind a lock.
+
+No connection crosses a fork (SQLite forbids even to close one on the other side): before a fork every
+connection is closed once its transaction is over, and both sides open their own again. What is in memory
+belongs to the process that put it there: a forked child begins with nothing, or it would do the
+parent's work a second time. No connection outlives its thread either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from cloudq.errors import ImproperlyConfigured, ServiceUnavailable, StoreNotFound
+from cloudq.errors import CloudQError, ImproperlyConfigured, ServiceUnavailable, StoreNotFound
 from cloudq.url import Url
 
 #: Seconds that a transaction waits for another process's.
 _BUSY: Final = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The statements that make the tables; ``last`` is there when all of them are."""
+
+    script: str
+    last: str
+
+
+class Bell:
+    """Rung when something has changed that another thread of this process may wait for."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.stamp = 0
+
+    def ring(self) -> None:
+        with self.changed:
+            self.stamp += 1
+            self.changed.notify_all()
+
+
+class _Link:
+    """A thread's connection, opened when it is needed. Used under its lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        found, self.connection = self.connection, None
+        if found is not None:
+            found.close()
+
+    def __del__(self) -> None:  # its thread has ended
+        with contextlib.suppress(Exception):
+            self.close()
+
+
 class Database:
-    """One SQLite database. ``setup`` creates the tables; it may run many times."""
+    """One SQLite database; None for one in memory."""
 
-    def __init__(self, path: str | None, setup: str, *, synchronous: str = "NORMAL") -> None:
+    def __init__(self, path: str | None, tables: Tables, *, synchronous: str = "NORMAL") -> None:
         self.path = path
-        self._setup = setup
+        self.bell = Bell()
+        self._tables = tables
         self._synchronous = synchronous
+        self._closed = False
+        self._lock = threading.Lock()
+        self._links: weakref.WeakSet[_Link] = weakref.WeakSet()
         self._local = threading.local()
-        self._lock = threading.RLock()
-        self._all: list[sqlite3.Connection] = []
-        self._pid = os.getpid()
-        self._memory = self._connect() if path is None else None
-        if path is not None:
-            self.connection()
-
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection; a forked child never uses its parent's."""
+        self._memory = _Link() if path is None else None
         if self._memory is not None:
-            return self._memory
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None or self._local.pid != os.getpid():
-            found = self._local.connection = self._connect()
-            self._local.pid = os.getpid()
-        return found
+            self._links.add(self._memory)
+        with _databases_lock:
+            _databases.add(self)
+        with self.connected():
+            pass
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: all of the block, or nothing. Raises ServiceUnavailable when locked out."""
-        with self._exclusive():
-            connection = self.connection()
+        with self.connected() as connection:
             self._begin(connection)
             try:
                 yield connection
@@ -69,33 +109,47 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Reads of one moment each."""
-        with self._exclusive():
+        with self.connected() as connection:
             try:
-                yield self.connection()
+                yield connection
             except sqlite3.OperationalError as error:
                 raise self._unavailable(error) from error
 
     def data_version(self) -> int:
-        """Changes when another connection has changed the database. Cheap."""
-        with self._exclusive():
-            version: int = self.connection().execute("PRAGMA data_version").fetchone()[0]
+        """Changes when another connection has changed the database, or this one was opened anew. Cheap."""
+        with self.reading() as connection:
+            version: int = connection.execute("PRAGMA data_version").fetchone()[0]
             return version
 
-    def close(self) -> None:
-        """Close every connection this process has opened."""
-        with self._lock:
-            if self._pid == os.getpid():
-                for each in self._all:
-                    each.close()
-            self._all.clear()
-
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self._memory is None:
-            yield
-            return
+    def connected(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, which nobody closes meanwhile. Raises CloudQError after ``close``."""
+        link = self._link()
+        with link.lock:
+            if link.connection is None:
+                if self._closed:
+                    raise CloudQError(f"SQLite {self.path} is closed: its app was, or its broker or store")
+                link.connection = self._connect()
+            yield link.connection
+
+    def close(self) -> None:
+        """Close every connection once its transaction is over; the database is not used afterwards."""
+        self._closed = True
         with self._lock:
-            yield
+            links = list(self._links)
+        for each in links:
+            with each.lock:
+                each.close()
+
+    def _link(self) -> _Link:
+        if self._memory is not None:
+            return self._memory
+        found: _Link | None = getattr(self._local, "link", None)
+        if found is None:
+            found = self._local.link = _Link()  # the thread's alone: it goes when the thread does
+            with self._lock:
+                self._links.add(found)
+        return found
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         deadline = time.monotonic() + _BUSY
@@ -118,15 +172,13 @@ class Database:
                 self.path or ":memory:",
                 timeout=0.05 if self.path else _BUSY,
                 isolation_level=None,
-                check_same_thread=False,
+                check_same_thread=False,  # closed by whoever notices that its thread has ended
             )
             self._patiently(connection, "PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
             self._patiently(connection, None)
         except (sqlite3.Error, OSError) as error:
             raise StoreNotFound(f"the SQLite file {self.path} cannot be opened: {error}") from error
-        with self._lock:
-            self._all.append(connection)
         return connection
 
     def _patiently(self, connection: sqlite3.Connection, pragma: str | None) -> None:
@@ -136,8 +188,8 @@ class Database:
             try:
                 if pragma is not None:
                     connection.execute(pragma)
-                else:
-                    connection.executescript(f"BEGIN IMMEDIATE; {self._setup} COMMIT;")
+                elif not self._is_set_up(connection):
+                    connection.executescript(f"BEGIN IMMEDIATE; {self._tables.script}; COMMIT;")
             except sqlite3.OperationalError as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -147,24 +199,75 @@ class Database:
             else:
                 return
 
+    def _is_set_up(self, connection: sqlite3.Connection) -> bool:
+        found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (self._tables.last,))
+        return found.fetchone() is not None
+
     def _unavailable(self, error: sqlite3.Error) -> ServiceUnavailable:
         return ServiceUnavailable(f"SQLite {self.path or 'in memory'}: {error}")
 
+    # --- forks --------------------------------------------------------------------------------
 
-_named: dict[tuple[str, str], Any] = {}
+    def before_fork(self) -> list[_Link]:
+        """Hold everything still, with no file open; returns the links whose locks are now ours."""
+        self._lock.acquire()
+        links = list(self._links)
+        for each in links:
+            each.lock.acquire()
+            if self._memory is None:
+                each.close()
+        return links
+
+    def after_fork(self, links: list[_Link], child: bool) -> None:
+        """Go on; in a child with nothing in memory, and nobody waiting."""
+        for each in links:
+            if child:
+                each.connection = None
+            each.lock.release()
+        if child:
+            self.bell = Bell()
+        self._lock.release()
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_databases_lock = threading.Lock()
+_held: list[tuple[Database, list[_Link]]] = []
+
+
+def _before_fork() -> None:
+    _databases_lock.acquire()
+    _held.extend((each, each.before_fork()) for each in list(_databases))
+
+
+def _after_fork(child: bool) -> None:
+    while _held:
+        database, links = _held.pop()
+        database.after_fork(links, child)
+    _databases_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(False),
+        after_in_child=lambda: _after_fork(True),
+    )
+
+_named: dict[tuple[str, str], Database] = {}
 _named_lock = threading.Lock()
 
 
-def open_named(kind: str, url: Url, make: Callable[[str | None], Any]) -> Any:
-    """Make what a ``sqlite://`` or ``memory://`` URL means. ``memory://name`` is shared by its name."""
+def open_database(kind: str, url: Url, tables: Tables) -> Database:
+    """What a ``sqlite://`` or ``memory://`` URL means. ``memory://name`` is one database per process and
+    ``kind``, whoever opens it and however often it is closed; ``memory://`` is another each time."""
     if url.scheme != "memory":
-        return make(path_of(url))
+        return Database(path_of(url), tables, synchronous=synchronous_of(url))
     if not url.host:
-        return make(None)
+        return Database(None, tables)
     with _named_lock:
         key = (kind, url.host)
         if key not in _named:
-            _named[key] = make(None)
+            _named[key] = Database(None, tables)
         return _named[key]
 
 

@@ -22,15 +22,17 @@ from cloudq.backends.base import (
 )
 from cloudq.clock import Clock
 from cloudq.errors import Conflict, ValueTooLarge
+from cloudq.sqlitedb import Database, Tables
 from cloudq.url import Url
 
-_SETUP = """
+_SETUP: Final = """
 CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, folder TEXT NOT NULL, value BLOB NOT NULL, version TEXT NOT NULL, expires_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS entries_folder ON entries (folder, key);
-CREATE INDEX IF NOT EXISTS entries_expiry ON entries (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entries_expiry ON entries (expires_at) WHERE expires_at IS NOT NULL
 """
+TABLES: Final = Tables(_SETUP, "entries_expiry")
 #: SQLite's own limit is a little under 1 GB; this is past any sensible result.
 MAX_VALUE: Final = 512 * 1024 * 1024
 #: Keys asked for in one statement.
@@ -40,12 +42,22 @@ _SWEEP_EVERY: Final = 500
 
 
 class SqliteBackend:
-    """Conditional writes by transactions; safe across threads and processes."""
+    """Conditional writes by transactions; safe across threads and processes.
+
+    ``database``: use this one, which others in this process may share, instead of opening ``path``.
+    """
 
     def __init__(
-        self, path: str | None, clock: Clock, *, synchronous: str = "NORMAL", shown: str = ""
+        self,
+        path: str | None,
+        clock: Clock,
+        *,
+        synchronous: str = "NORMAL",
+        shown: str = "",
+        database: Database | None = None,
     ) -> None:
-        self._database = sqlitedb.Database(path, _SETUP, synchronous=synchronous)
+        self._database = database or Database(path, TABLES, synchronous=synchronous)
+        path = self._database.path
         self._clock = clock
         self._writes = 0
         self.url = shown or ("memory://" if path is None else f"sqlite:///{path}")
@@ -148,9 +160,4 @@ def _folder(key: str) -> str:
 def from_url(url: Url, clock: Clock) -> SqliteBackend:
     """``sqlite:///path?synchronous=normal|full``, ``memory://`` or ``memory://name``."""
     url.options(("synchronous", "visibility_timeout", "max_receive_count"))
-    made: SqliteBackend = sqlitedb.open_named(
-        "backend",
-        url,
-        lambda path: SqliteBackend(path, clock, synchronous=sqlitedb.synchronous_of(url), shown=str(url)),
-    )
-    return made
+    return SqliteBackend(None, clock, shown=str(url), database=sqlitedb.open_database("backend", url, TABLES))

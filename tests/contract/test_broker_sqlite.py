@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from cloudq.brokers.sqlite import SqliteBroker
+from cloudq.clock import SYSTEM_CLOCK
 from cloudq.testing.clock import ManualClock
 from cloudq.testing.contracts import BrokerContract
 
 
 class _Embedded(BrokerContract):
     creates_queues = True
+    manual_clock = True
 
     @pytest.fixture
     def clock(self) -> ManualClock:
@@ -29,6 +31,10 @@ class TestMemory(_Embedded):
         yield broker
         broker.close()
 
+    @pytest.fixture
+    def spare_broker(self) -> SqliteBroker:
+        return SqliteBroker(None, SYSTEM_CLOCK)
+
 
 class TestFile(_Embedded):
     @pytest.fixture
@@ -36,3 +42,7 @@ class TestFile(_Embedded):
         broker = SqliteBroker(str(tmp_path / "queue.db"), clock)
         yield broker
         broker.close()
+
+    @pytest.fixture
+    def spare_broker(self, tmp_path: Path) -> SqliteBroker:
+        return SqliteBroker(str(tmp_path / "spare.db"), SYSTEM_CLOCK)

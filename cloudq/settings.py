@@ -165,6 +165,20 @@ class Settings:
         "How long a finished task's result is retried while the store is unavailable, before the message is given back.",
         "seconds",
     )
+    monitoring: str = _setting(
+        "workers",
+        "What workers write of themselves to the results store: `off`, `workers` (heartbeats, remote control), "
+        "`tasks` (also events), `history` (also every task's end). See docs/monitoring.md for the cost.",
+    )
+    monitoring_redact: list[str] = _setting(
+        ["password", "passwd", "secret", "token", "api_key", "authorization"],
+        "Arguments whose names contain one of these are shown as `***` by inspect, events and history.",
+    )
+    worker_heartbeat_interval: float | None = _setting(
+        None,
+        "Between two signs of life: one write. Default: 30 in the cloud, 5 on a store of this machine.",
+        "seconds",
+    )
     control_interval: float | None = _setting(
         None,
         "How often a worker looks for revocations and commands: one read. Default: 15 in the cloud, 1 on a store of this machine.",

@@ -1,7 +1,7 @@
 """The ``cloudq`` command: where its parts come together.
 
 Exit codes: 0 done, 1 an error that the last line explains, 2 wrong usage, 3 a worker that was
-stopped while tasks were running (they will be delivered again).
+stopped while tasks were running (they will be delivered again), 69 no worker has answered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import call, demo, dlq, doctor, local, queues, revoke, worker
+from cloudq.cli import call, demo, dlq, doctor, inspect, local, queues, revoke, worker
 from cloudq.cli.common import one_line_errors
 
 cli = typer.Typer(
@@ -49,6 +49,9 @@ cli.command("worker")(worker.worker)
 cli.command("call")(call.call)
 cli.command("result")(call.result)
 cli.command("revoke")(revoke.revoke)
+cli.command("status")(inspect.status)
+cli.add_typer(inspect.inspect, name="inspect")
+cli.add_typer(inspect.control, name="control")
 cli.add_typer(queues.commands, name="queues")
 cli.add_typer(dlq.commands, name="dlq")
 cli.command("local")(local.local)

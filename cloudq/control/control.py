@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cloudq import states
 from cloudq.clock import Clock
+from cloudq.control.broadcast import Broadcast
+from cloudq.control.inspect import Inspect
+from cloudq.control.roster import Roster, WorkerInfo
 from cloudq.coordination.board import Board, Boards, Stamp
 from cloudq.errors import TaskRevokedError
 from cloudq.results.record import Record
@@ -25,6 +28,8 @@ class Control:
         self._conf = conf
         self._clock = clock
         self.boards = Boards(store.backend, conf.control_namespace, clock)
+        self.roster = Roster(store.backend, conf.control_namespace, clock)
+        self._broadcast = Broadcast(store.backend, self.boards, self.roster, clock)
 
     # --- revoke -------------------------------------------------------------------------------
 
@@ -77,6 +82,114 @@ class Control:
 
         self.boards.change(change)
 
+    # --- queues ---------------------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        """No worker takes messages of this queue until ``resume``; those in hand are finished.
+
+        Holds for workers that start later, too.
+        """
+        _check_text("queue", queue)
+        now = self._clock.time()
+        self.boards.change(lambda board: board.with_(paused={queue: now, **board.paused}))
+
+    def resume(self, queue: str) -> bool:
+        """Take messages of this queue again. False: it was not paused."""
+        _check_text("queue", queue)
+        was: list[bool] = []
+
+        def change(board: Board) -> Board:
+            was[:] = [queue in board.paused]
+            return board.with_(paused={name: at for name, at in board.paused.items() if name != queue})
+
+        self.boards.change(change)
+        return was[0]
+
+    def paused(self) -> dict[str, float]:
+        """The paused queues, and since when (seconds since the epoch)."""
+        return dict(self.boards.read().board.paused)
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def workers(self) -> list[WorkerInfo]:
+        """Every worker that gave a sign of life lately; ``alive(now)`` tells the lost ones. No order is sent."""
+        return self.roster.all()
+
+    def inspect(self, destination: Sequence[str] | None = None, timeout: float | None = None) -> Inspect:
+        """Ask workers about themselves: ``app.control.inspect().active()``."""
+        return Inspect(self._broadcast, _names(destination), timeout)
+
+    def ping(
+        self, destination: Sequence[str] | None = None, timeout: float | None = None
+    ) -> list[dict[str, Any]]:
+        """``[{hostname: {"ok": "pong"}}, ...]`` of those that answer."""
+        return self.broadcast("ping", destination=destination, reply=True, timeout=timeout) or []
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
+        reply: bool = False,
+        timeout: float | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]] | None:
+        """Have workers do something once. With ``reply`` wait for their answers, one mapping each.
+
+        An answer is ``{hostname: {"ok": ...}}`` or ``{hostname: {"error": text}}``.
+        """
+        names, args = _names(destination), dict(arguments or {})
+        if not reply:
+            self._broadcast.send(command, args, names)
+            return None
+        answers = self._broadcast.ask(command, args, names, timeout, limit)
+        return [{name: answer} for name, answer in answers.items()]
+
+    def rate_limit(self, task_name: str, rate_limit: str | float | None, **options: Any) -> Any:
+        """Change a task's rate limit (``"10/m"``; 0 or None: none) in workers, until they restart."""
+        _check_text("task_name", task_name)
+        return self.broadcast("rate_limit", {"task_name": task_name, "rate_limit": rate_limit}, **options)
+
+    def time_limit(
+        self, task_name: str, soft: float | None = None, hard: float | None = None, **options: Any
+    ) -> Any:
+        """Change a task's time limits (seconds; None: none) in workers, until they restart."""
+        _check_text("task_name", task_name)
+        for name, value in (("soft", soft), ("hard", hard)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+            ):
+                raise ValueError(f"{name} is a number of seconds above 0, got {value!r}")
+        if soft is not None and hard is not None and soft > hard:
+            raise ValueError(f"the soft limit ({soft:g} s) is past the hard one ({hard:g} s)")
+        return self.broadcast("time_limit", {"task_name": task_name, "soft": soft, "hard": hard}, **options)
+
+    def add_consumer(self, queue: str, **options: Any) -> Any:
+        """Have workers consume one more queue, until they restart."""
+        _check_text("queue", queue)
+        return self.broadcast("add_consumer", {"queue": queue}, **options)
+
+    def cancel_consumer(self, queue: str, **options: Any) -> Any:
+        """Have workers consume a queue no longer, until they restart."""
+        _check_text("queue", queue)
+        return self.broadcast("cancel_consumer", {"queue": queue}, **options)
+
+    def pool_grow(self, n: int = 1, **options: Any) -> Any:
+        """Have workers run ``n`` tasks more at once."""
+        return self.broadcast("pool_grow", {"n": _positive(n)}, **options)
+
+    def pool_shrink(self, n: int = 1, **options: Any) -> Any:
+        """Have workers run ``n`` tasks fewer at once; running ones are finished."""
+        return self.broadcast("pool_shrink", {"n": _positive(n)}, **options)
+
+    def pool_restart(self, **options: Any) -> Any:
+        """Replace the processes of prefork pools, each after its task: new ones load the code anew."""
+        return self.broadcast("pool_restart", **options)
+
+    def shutdown(self, **options: Any) -> Any:
+        """Stop workers, warmly, as SIGTERM does."""
+        return self.broadcast("shutdown", **options)
+
     def _record(self, task_id: str, terminate: bool) -> str:
         error = TaskRevokedError("terminated" if terminate else "revoked")
         record = Record(task_id, states.REVOKED, error, done_at=self._clock.time())
@@ -94,6 +207,25 @@ def _ids_of(task_id: str | Iterable[str]) -> list[str]:
         if not isinstance(each, str) or not each:
             raise TypeError(f"revoke takes a task's id or several, got {each!r}")
     return list(dict.fromkeys(found))
+
+
+def _names(destination: Sequence[str] | None) -> list[str] | None:
+    if destination is None:
+        return None
+    if isinstance(destination, str):
+        raise TypeError(f"destination is a list of workers' hostnames, got the text {destination!r}")
+    return list(destination)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} is a name, got {value!r}")
+
+
+def _positive(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n is a whole number from 1, got {n!r}")
+    return n
 
 
 def _values_of(name: str, values: Any) -> tuple[Any, ...]:

@@ -159,6 +159,14 @@ class Steerable(Protocol):
         ...
 
 
+class Restartable(Protocol):
+    """A pool that can replace what its runners run in."""
+
+    def restart(self, spec: RunnerSpec) -> None:
+        """Make every runner anew, from ``spec``, each after the job it has. Never blocks."""
+        ...
+
+
 class Resizable(Protocol):
     """A pool whose size may change while it runs."""
 

@@ -138,6 +138,17 @@ class PreforkPool:
             self._size = size
         self._wake()
 
+    def restart(self, spec: RunnerSpec) -> None:
+        """As Restartable.restart. A child that is just starting ends when it is ready."""
+        with self._lock:
+            self._spec = spec
+            for place in self._places:
+                place.last = True
+            for place in self._idle:
+                place.dismiss(_EXIT)
+            self._idle.clear()
+        self._wake()
+
     def active(self) -> list[Active]:
         """As Steerable.active."""
         with self._lock:

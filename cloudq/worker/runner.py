@@ -38,17 +38,36 @@ class WorkerRunner:
 
 
 def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str) -> RunnerSpec:
-    """How a child process makes its runner. ``shared`` is the URL of a store of this worker's own."""
-    return RunnerSpec("cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level, shared))
+    """How a child process makes its runner. ``shared`` is the URL of a store of this worker's own.
+
+    The last argument is what ``override`` takes, none so far.
+    """
+    return RunnerSpec(
+        "cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level, shared, {})
+    )
+
+
+def override(app: CloudQ, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set options of tasks, by name, to other values than their code says. Unknown tasks are left out."""
+    for name, values in options.items():
+        task = app.tasks.get(name)
+        for option, value in values.items() if task is not None else ():
+            setattr(task, option, value)
 
 
 def in_child(
-    app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str
+    app_path: str,
+    hostname: str,
+    overrides: Mapping[str, Any],
+    level: int,
+    shared: str,
+    options: Mapping[str, Mapping[str, Any]],
 ) -> WorkerRunner:
-    """Load the app in a child process, with the settings of the parent."""
+    """Load the app in a child process, with the settings of the parent, and its changes of tasks' options."""
     app = load_app(app_path, include=False)
     app.conf.update(overrides)
     app = load_app(app_path)
+    override(app, options)
     if app.conf.worker_hijack_root_logger:
         logs.set_up(level)
     logging.getLogger("cloudq.worker").debug("child ready: %d tasks", len(app.tasks))

@@ -79,7 +79,7 @@ class Worker:
         self._lanes: dict[str, Lane] = {}
         self._groups = Groups()
         self.waiting = Waiting(self._resume)
-        self._stopping = False
+        self._started = self._stopping = False
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._cold = False
@@ -117,20 +117,22 @@ class Worker:
         self.lifecycle.settler.can_hold = True
         claims = self.app.claims
         self.disposal = Disposal(broker, self.leases, *([claims.forget] if claims else []))
-        held = max(1, self.concurrency + int(self.concurrency * self.conf.worker_prefetch_multiplier))
-        self.credit = Credit(held, self.queue_order)
+        self.credit = Credit(self.places(self.concurrency), self.queue_order)
         self.steering = Steering(self)
-        self.steering.look()  # before the first message: what was revoked while nobody worked stays undone
-        self.pool.start(self._spec(), WorkerRunner(self.lifecycle))
+        self.adjust = self.steering.adjust
+        self.adjust.spec = self._spec()
+        self.pool.start(self.adjust.spec, WorkerRunner(self.lifecycle))
         self.leases.start()
         self.disposal.start()
-        for each in self._intakes:
-            self.sources.append(self._source(each))
+        for name in self.queues:
+            self.sources.append(self.make_source(name))
+        self.steering.look()  # before the first message: what was revoked while nobody worked stays undone
         threading.Thread(target=self._follow_stops, name="cloudq-stops", daemon=True).start()
         for source in self.sources:
             source.start()
         self.steering.start()
         logger.info("ready: consuming %s", ", ".join(self.queues))
+        self._started = True
         self.app.hooks.fire("worker_ready", worker=self)
 
     def _make_pool(self) -> Pool:
@@ -157,12 +159,25 @@ class Worker:
         shared = f"sqlite:///{os.path.join(self._folder.name, 'worker.db')}"
         return spec(self._app_path or "", self.hostname, explicit, self._loglevel, shared)
 
-    def _source(self, each: intake.Intake) -> Source:
-        invisible = self.conf.worker_visibility_timeout or self.infos[each.queue].visibility_timeout
-        lane = self._lanes[each.queue] = self.credit.lane(each.weight or 1.0, each.most)
+    def places(self, concurrency: int) -> int:
+        """How many messages to hold when so many tasks run at once."""
+        return max(1, concurrency + int(concurrency * self.conf.worker_prefetch_multiplier))
+
+    @property
+    def stopping(self) -> bool:
+        """Was it asked to stop?"""
+        return self._stopping
+
+    def make_source(self, name: str) -> Source:
+        """Polls of one queue, to be started. Its place among the queues is what it was, if it was there before."""
+        each = next((found for found in self._intakes if found.queue == name), intake.Intake(name))
+        invisible = self.conf.worker_visibility_timeout or self.infos[name].visibility_timeout
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = self.credit.lane(each.weight or 1.0, each.most)
         return Source(
             self.app.broker,
-            each.queue,
+            name,
             lane,
             self._deliver,
             wait=min(self.conf.worker_wait_time, self.app.broker.capabilities.max_wait),
@@ -173,7 +188,7 @@ class Worker:
 
     def run(self) -> int:
         """Consume until stopped; returns the exit code: 0, or 3 when running tasks were cut short."""
-        if not self.sources:
+        if not self._started:
             self.start()
         idle_since = time.monotonic()
         while not self._stopping:
@@ -233,7 +248,7 @@ class Worker:
         grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
         self.pool.stop(0.0 if self._cold else grace)
         for source in self.sources:
-            source.join(POLL_GRACE / len(self.sources))
+            source.join(POLL_GRACE / max(1, len(self.sources)))
         self.lifecycle.hurry()
         for judge in list(self._judges):
             judge.join(0.0 if self._cold else 2.0)
@@ -266,7 +281,7 @@ class Worker:
     def _deliver(self, deliveries: list[Delivery]) -> None:
         self.leases.add(deliveries)
         for delivery in deliveries:
-            if self._stopping:
+            if self._stopping or not self.adjust.takes(delivery.queue):
                 self._dispose(delivery, Release(0.0))
             elif self._groups.admit(delivery):
                 self._submit(delivery)

@@ -1,0 +1,152 @@
+"""Remote control from the command line, against real worker processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+from worker_processes import Scene, WorkerProcess, eventually, sqlite_scene
+
+from cloudq import CloudQ
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import QueueSpec
+from cloudq.brokers.open import open_broker
+from cloudq.cli.main import cli
+
+WAIT = 20.0
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("aws", marks=pytest.mark.slow)])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("control")
+    if request.param == "sqlite":
+        with sqlite_scene(folder, visibility_timeout=30) as made:
+            yield made
+        return
+    url = request.getfixturevalue("ministack_url")
+    made = Scene(folder, f"sqs://?endpoint_url={url}", f"dynamodb://control?endpoint_url={url}", "steered")
+    queue, table = open_broker(made.broker), open_backend(made.backend)
+    for name in (made.queue, "more"):
+        queue.create_queue(QueueSpec(name, 30.0))  # type: ignore[attr-defined]
+    table.create_table()  # type: ignore[attr-defined]
+    queue.close()
+    table.close()
+    yield made
+
+
+@pytest.fixture(scope="module")
+def worker(scene: Scene) -> Iterator[WorkerProcess]:
+    with scene.worker("-P", "prefork", "-c", "1", "-n", "w1", CLOUDQ_CONTROL_INTERVAL="0.2") as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def app(scene: Scene) -> Iterator[CloudQ]:
+    with CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue) as made:
+        yield made
+
+
+def cloudq(scene: Scene, *words: str, backend: str | None = None) -> Any:
+    """A command, in this process: dozens of interpreters would take their time."""
+    return CliRunner().invoke(cli, [*words, "--result-backend", backend or scene.backend])
+
+
+def ask(scene: Scene, *words: str) -> Any:
+    done = cloudq(scene, *words, "--json", "--timeout", "20")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_every_question_is_answered(scene: Scene, worker: WorkerProcess, app: CloudQ) -> None:
+    running = app.send_task("worker_app.nap", (60.0,))
+    eventually("it runs", lambda: scene.runs("start", running.id))
+    waiting = app.send_task("worker_app.add", (1, 2))
+    eventually(
+        "it waits in the worker",
+        lambda: [each["id"] for each in ask(scene, "inspect", "reserved")["w1"]] == [waiting.id],
+    )
+
+    [active] = ask(scene, "inspect", "active")["w1"]
+    assert (active["id"], active["name"], active["args"]) == (running.id, "worker_app.nap", "[60.0]")
+    assert active["worker_pid"] in worker.children()
+    assert ask(scene, "inspect", "ping") == {"w1": {"ok": "pong"}}
+    assert ask(scene, "inspect", "query-task", running.id)["w1"][running.id][0] == "active"
+
+    told = scene.cloudq("inspect", "active", "-t", "20").stdout  # a process of its own, once
+    assert "worker_app.nap" in told
+    listed = cloudq(scene, "status").stdout
+    assert "w1" in listed
+    assert "online" in listed
+    app.control.revoke(running.id, terminate=True)
+    assert waiting.get(timeout=WAIT) == 3
+    assert ask(scene, "inspect", "revoked")["w1"] == [running.id]
+    for question in ("stats", "conf", "registered", "scheduled", "active-queues", "active_queues"):
+        assert "w1" in ask(scene, "inspect", question)
+
+
+def test_every_order_is_carried_out(scene: Scene, worker: WorkerProcess, app: CloudQ) -> None:
+    def order(*words: str) -> str:
+        [answer] = ask(scene, "control", *words)
+        return str(answer["w1"]["ok"])
+
+    assert order("pool-grow", "1") == "2 at once"
+    eventually("two children", lambda: len(worker.children()) >= 2)
+    assert order("pool-shrink") == "1 at once"
+
+    before = set(worker.children())
+    assert "replaced" in order("pool-restart")
+    eventually("another child", lambda: set(worker.children()) and not set(worker.children()) & before)
+
+    # a time limit that reaches the children
+    assert order("time-limit", "worker_app.nap", "0.5", "30").endswith("soft 0.5 s, hard 30 s")
+    result = app.send_task("worker_app.nap", (20.0,))
+    result.get(timeout=WAIT, propagate=False)
+    assert type(result.result).__name__ == "SoftTimeLimitExceeded"
+    assert order("rate-limit", "worker_app.add", "10/s") == "rate limit of worker_app.add is 10/s"
+
+    assert order("add-consumer", "more") == "consuming more"
+    assert app.send_task("worker_app.add", (2, 3), queue="more").get(timeout=WAIT) == 5
+    assert order("cancel-consumer", "more") == "no longer consuming more"
+
+    assert "is paused" in cloudq(scene, "control", "pause", scene.queue).stdout
+    eventually("it is paused", lambda: ask(scene, "inspect", "active-queues")["w1"][0]["paused"])
+    held = app.send_task("worker_app.add", (1, 1))
+    time.sleep(1.0)
+    assert not held.ready()
+    assert "is resumed" in cloudq(scene, "control", "resume", scene.queue).stdout
+    assert held.get(timeout=WAIT) == 2
+
+
+def test_a_wrong_order_is_the_workers_to_refuse(scene: Scene, worker: WorkerProcess) -> None:
+    done = cloudq(scene, "control", "rate-limit", "worker_app.nosuch", "1/s", "-t", "20")
+    assert done.exit_code == 1
+    assert "knows no task" in done.stdout
+    assert cloudq(scene, "control", "pool-grow", "0").exit_code == 2
+    assert cloudq(scene, "control", "time-limit", "t", "5", "2").exit_code == 2
+
+
+def test_nobody_answers(scene: Scene, worker: WorkerProcess, tmp_path: Any) -> None:
+    done = cloudq(scene, "inspect", "ping", "-d", "w9")
+    assert (done.exit_code, "no live worker is called w9; there are w1" in done.stderr) == (69, True)
+    empty = cloudq(scene, "inspect", "ping", backend=f"sqlite:///{tmp_path / 'empty.db'}")
+    assert empty.exit_code == 69
+    assert "no worker is alive" in empty.stderr
+    assert cloudq(scene, "status", backend="memory://").exit_code == 69
+
+
+def test_shutdown_stops_warmly_and_a_killed_worker_is_called_lost(
+    scene: Scene, worker: WorkerProcess, app: CloudQ
+) -> None:
+    with scene.worker(
+        "-P", "threads", "-n", "doomed", CLOUDQ_CONTROL_INTERVAL="0.2", CLOUDQ_WORKER_HEARTBEAT_INTERVAL="0.4"
+    ) as doomed:
+        assert "doomed" in cloudq(scene, "status").stdout
+        doomed.kill()
+    eventually("it is lost", lambda: "LOST" in cloudq(scene, "status").stdout)
+    assert [each["w1"] for each in ask(scene, "control", "shutdown", "-d", "w1")] == [{"ok": "stopping"}]
+    assert worker.wait() == 0
+    assert "w1" not in [each.hostname for each in app.control.workers()]

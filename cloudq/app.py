@@ -25,7 +25,7 @@ from cloudq import states
 from cloudq.canvas.signature import Signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import current
-from cloudq.decorators import BoundDecorator, Decorator
+from cloudq.decorators import BoundDecorator, Decorator, PeriodicDecorator
 from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.hooks import Hooks
 from cloudq.opened import Opened
@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.results.record import Record
     from cloudq.results.store import ResultStore
     from cloudq.runtime.lifecycle import Lifecycle
+    from cloudq.schedules.entry import Entry
     from cloudq.serializers.codec import Codec
 
 P = ParamSpec("P")
@@ -93,6 +94,7 @@ class CloudQ:
         self.clock = clock
         self.hooks = Hooks()
         self.tasks = Registry()
+        self.periodic_entries: dict[str, Entry] = {}
         self._opened = Opened()
 
     # --- settings -----------------------------------------------------------------------------
@@ -161,6 +163,26 @@ class CloudQ:
             except ModuleNotFoundError as error:
                 if error.name != name:  # the module is there, what it imports is not
                     raise
+
+    def periodic(self, schedule: Any, /, **entry: Any) -> PeriodicDecorator:
+        """Run a task by a schedule: ``@app.periodic(crontab(hour=7))`` on a function or above ``@app.task``.
+
+        Further arguments: ``name``, ``args``, ``kwargs``, ``enabled``, ``catchup``, ``skip_if_running``, ``jitter``,
+        ``timezone``, and options of ``apply_async``. See docs/schedules.md.
+        """
+        from cloudq import periodic
+
+        decorator: PeriodicDecorator = periodic.decorate(self.periodic_entries, self.task, schedule, entry)
+        return decorator
+
+    def add_periodic_task(
+        self, schedule: Any, sig: Any, args: Any = (), kwargs: Any = None, **entry: Any
+    ) -> str:
+        """As ``periodic``, for a signature: ``app.add_periodic_task(30.0, add.s(1, 2))``. Returns the entry's name."""
+        from cloudq import periodic
+
+        made = periodic.of_signature(schedule, sig, args, kwargs, entry)
+        return periodic.declare(self.periodic_entries, made).name
 
     # --- calling ------------------------------------------------------------------------------
 

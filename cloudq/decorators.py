@@ -33,3 +33,19 @@ class BoundDecorator:
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         raise TypeError("never called")
+
+
+TaskT = TypeVar("TaskT", bound=Task[..., Any])
+
+
+class PeriodicDecorator:
+    """Typing only: what ``@app.periodic(...)`` is, for a task and for a function that becomes one."""
+
+    @overload
+    def __call__(self, task: TaskT, /) -> TaskT: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")

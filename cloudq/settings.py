@@ -197,6 +197,20 @@ class Settings:
         "Read a task's record before its first run, so that one revoked a moment ago does not start: one more read per task.",
     )
     worker_disable_rate_limits: bool = _setting(False, "This worker keeps to no rate limit.")
+    # periodic tasks (docs/schedules.md)
+    beat_schedule: Any = _setting(
+        {}, "Periodic tasks, name to `{'task': ..., 'schedule': ..., 'args': ..., 'options': ...}`."
+    )
+    beat_lease: float = _setting(
+        30.0, "How long a beat leads without a renewal: another takes over after at most this.", "seconds"
+    )
+    beat_max_loop_interval: float = _setting(
+        5.0, "How often a leading beat looks for schedules changed at run time.", "seconds"
+    )
+    beat_catchup_limit: int = _setting(
+        1000, "Most missed runs that an entry with `catchup='all'` makes up for at once; the newest are kept."
+    )
+
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

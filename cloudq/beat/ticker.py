@@ -1,0 +1,248 @@
+"""One tick: send what is due, each slot once.
+
+For each slot: claim it, send the task under an id derived from entry and slot, record that it is
+sent; the marks move on afterwards. Dying between any two of these is made up for by the next tick,
+here or elsewhere: an unfinished claim runs out and is taken over, and the task is then sent once
+more *under the same id*, which whoever receives it second recognises by its record (decision 7).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cloudq import states
+from cloudq.app import CloudQ
+from cloudq.beat.book import Book, Listed
+from cloudq.beat.marks import Mark, Marks
+from cloudq.beat.names import key_of, store_of
+from cloudq.coordination import cas
+from cloudq.coordination.once import Claimed, Done, Once, Token
+from cloudq.delays.hop import HOPS
+from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError, ScheduleError
+from cloudq.ids import derived_id
+from cloudq.producer import zone_of
+from cloudq.schedules.entry import Entry, slot_text
+
+logger = logging.getLogger("cloudq.beat")
+
+#: Celery's header: which periodic task a message comes from. The slot is beside it, in epoch seconds.
+NAME_HEADER: Final = "periodic_task_name"
+SLOT_HEADER: Final = "periodic_task_slot"
+#: Seconds for which it is known that a slot was sent.
+REMEMBERED: Final = 7 * 86_400.0
+#: Seconds after which a run that never ended no longer counts as running, where results are kept for ever.
+LOST_AFTER: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A run that was sent."""
+
+    name: str
+    slot: float
+    task_id: str
+
+
+@dataclass(slots=True)
+class Ticked:
+    """What a tick did, and when the next one has something to do (epoch seconds, None: unknown)."""
+
+    sent: list[Sent] = field(default_factory=list)
+    wake: float | None = None
+
+    def wake_at(self, moment: float | None) -> None:
+        """Wake no later than this."""
+        if moment is not None:
+            self.wake = moment if self.wake is None else min(self.wake, moment)
+
+
+def tick_id(app_name: str, name: str, slot: float) -> str:
+    """The task id of an entry's slot: the same whoever sends it, and however often."""
+    return derived_id("tick", app_name, name, slot_text(slot))
+
+
+class Ticker:
+    """Ticks for one app. ``owner`` tells apart those that tick at the same time."""
+
+    def __init__(self, app: CloudQ, *, claim_seconds: float | None = None) -> None:
+        self._app = app
+        self._clock = app.clock
+        self._zone = zone_of(app.conf)
+        self._book = Book(app)
+        self._marks = Marks(app)
+        self._once = Once(store_of(app), app.clock, prefix=key_of(app, "once"))
+        self._owner = cas.nonce()
+        self._loaded = False
+        self._claim_seconds = claim_seconds or app.conf.beat_lease
+        #: Slots that were claimed here and perhaps sent already.
+        self._tried: set[tuple[str, float]] = set()
+        self._nexts: dict[str, tuple[Entry, float, float | None]] = {}
+        self._complaints: dict[str, str] = {}
+
+    def forget(self) -> None:
+        """Others may have ticked since: the next tick begins by learning how far they came."""
+        self._loaded = False
+
+    def tick(self, may_go_on: Callable[[], bool] = lambda: True) -> Ticked:
+        """Send what is due now. ``may_go_on`` is asked before each send.
+
+        Raises OperationalError when the store cannot be read or written. What cannot be sent for
+        now is logged and tried again by the next tick.
+        """
+        listed = self._book.read()
+        if not self._loaded:  # a tick without marks would take every entry for a new one
+            self._marks.load()
+            self._loaded = True
+        report, changes = Ticked(), dict[str, Mark]()
+        for each in listed.values():
+            if not may_go_on():
+                break
+            if each.fault:
+                self._complain(each.entry.name, each.fault)
+            elif not each.paused:
+                self._entry(each, report, changes, may_go_on)
+        self._marks.advance(changes, listed)
+        return report
+
+    def _entry(
+        self, each: Listed, report: Ticked, changes: dict[str, Mark], may_go_on: Callable[[], bool]
+    ) -> None:
+        entry, now = each.entry, self._clock.time()
+        mark = self._marks.get(entry.name)
+        if mark is None:  # never seen: it begins now, or when it was added
+            mark = changes[entry.name] = Mark(now if each.since is None else each.since)
+        last = mark.last if each.since is None else max(mark.last, each.since)
+        try:
+            following = self._next(entry, last)
+            if following is None or following > now:
+                report.wake_at(following)
+                return
+            due = entry.due(last, now, self._zone, self._app.conf.beat_catchup_limit)
+        except CloudQError as error:  # astral is not installed, say: the other entries go on
+            self._complain(entry.name, str(error))
+            return
+        if due.dropped:
+            logger.warning(
+                "periodic task %s: runs that were missed are left out (catchup=%r)", entry.name, entry.catchup
+            )
+        for slot in due.slots:
+            if not may_go_on():
+                return
+            if not self._try_slot(entry, slot, mark, report):
+                report.wake_at(self._clock.time() + 1.0)
+                return
+            mark = changes[entry.name] = Mark(slot, self._sent_slot(report, entry, slot, mark))
+        if due.last is not None:
+            mark = changes[entry.name] = Mark(due.last, mark.sent)
+            report.wake_at(self._next(entry, due.last))
+
+    def _next(self, entry: Entry, last: float) -> float | None:
+        known = self._nexts.get(entry.name)
+        if known is None or known[0] != entry or known[1] != last:
+            known = self._nexts[entry.name] = (entry, last, entry.next_due(last, self._zone))
+        return known[2]
+
+    def _sent_slot(self, report: Ticked, entry: Entry, slot: float, mark: Mark) -> float | None:
+        return (
+            slot
+            if report.sent and (report.sent[-1].name, report.sent[-1].slot) == (entry.name, slot)
+            else mark.sent
+        )
+
+    def _try_slot(self, entry: Entry, slot: float, mark: Mark, report: Ticked) -> bool:
+        try:
+            return self._slot(entry, slot, mark, report)
+        except OperationalError as error:
+            self._complain(entry.name, f"cannot be sent for now: {error}")
+            return False
+
+    def _slot(self, entry: Entry, slot: float, mark: Mark, report: Ticked) -> bool:
+        """True when the slot is dealt with; False: try again later."""
+        claim = self._once.claim(f"{entry.name}\x1f{slot_text(slot)}", self._owner, self._claim_seconds)
+        if isinstance(claim, Done):
+            return True
+        if not isinstance(claim, Claimed):
+            logger.info("periodic task %s: another beat is sending %s", entry.name, slot_text(slot))
+            return False
+        perhaps_sent = claim.token.turn > 1 or (entry.name, slot) in self._tried
+        task_id = tick_id(self._app.main, entry.name, slot)
+        try:
+            if perhaps_sent and self._has_record(task_id):
+                report.sent.append(Sent(entry.name, slot, task_id))
+            elif self._skips(entry, slot, mark):
+                logger.info(
+                    "periodic task %s: %s is left out, the run before has not ended",
+                    entry.name,
+                    slot_text(slot),
+                )
+            else:
+                self._tried.add((entry.name, slot))
+                self._send(entry, slot, task_id)
+                report.sent.append(Sent(entry.name, slot, task_id))
+        except OperationalError:
+            raise
+        except (CloudQError, TypeError, ValueError) as error:
+            logger.error("periodic task %s: the run of %s is lost: %s", entry.name, slot_text(slot), error)
+        self._finish(claim.token)
+        self._tried.discard((entry.name, slot))
+        self._complaints.pop(entry.name, None)
+        return True
+
+    def _send(self, entry: Entry, slot: float, task_id: str) -> None:
+        headers: Mapping[str, Any] = {
+            **(entry.options.get("headers") or {}),
+            NAME_HEADER: entry.name,
+            SLOT_HEADER: slot,
+            HOPS: 1,  # may exist twice: whoever runs it looks at the record first
+        }
+        options = {**entry.options, "task_id": task_id, "headers": headers}
+        producer = self._app.producer
+        producer.send([producer.prepare(entry.task, entry.args, entry.kwargs, options)])
+        logger.info("periodic task %s: sent %s[%s]", entry.name, entry.task, task_id)
+
+    def _finish(self, token: Token) -> None:
+        self._once.finish(token, b"", self._clock.time() + REMEMBERED)
+
+    def _has_record(self, task_id: str) -> bool:
+        return self._app.need_store().read(task_id) is not None
+
+    def _skips(self, entry: Entry, slot: float, mark: Mark) -> bool:
+        if not entry.skip_if_running or mark.sent is None:
+            return False
+        longest = self._app.conf.result_expires or LOST_AFTER
+        if entry.skip_if_running is not True:
+            longest = min(longest, float(entry.skip_if_running))
+        if self._clock.time() - mark.sent >= longest:
+            return False
+        record = self._app.need_store().read(tick_id(self._app.main, entry.name, mark.sent))
+        return record is None or not states.is_final(record.state)
+
+    def _complain(self, name: str, text: str) -> None:
+        """Say it once, not at every tick."""
+        if self._complaints.get(name) != text:
+            self._complaints[name] = text
+            logger.error("periodic task %s: %s", name, text)
+
+
+def send_now(app: CloudQ, entry: Entry) -> str:
+    """Send one run of an entry at once, whatever its schedule says. Returns the task id."""
+    headers = {**(entry.options.get("headers") or {}), NAME_HEADER: entry.name}
+    call = app.producer.prepare(entry.task, entry.args, entry.kwargs, {**entry.options, "headers": headers})
+    app.producer.send([call])
+    return call.envelope.id
+
+
+def check_apps(app: CloudQ) -> list[str]:
+    """What should be said before beating: tasks that this app does not know (another may)."""
+    try:
+        entries = Book(app).declared()
+    except ScheduleError as error:
+        raise ImproperlyConfigured(str(error)) from error
+    return [
+        f"periodic task {entry.name!r}: no task {entry.task!r} is registered in this app"
+        for entry in entries.values()
+        if app.tasks.get(entry.task) is None
+    ]

@@ -1,0 +1,127 @@
+"""Real ``cloudq beat`` processes: SIGKILL at random moments, and every slot is run once (issue 6)."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from worker_processes import Scene, WorkerProcess, eventually, sqlite_scene
+
+from cloudq.backends.open import open_backend
+from cloudq.beat.ticker import tick_id
+from cloudq.brokers.base import QueueSpec
+from cloudq.brokers.open import open_broker
+
+LEASE = 1.0
+SCHEDULE = {
+    "second": {"task": "worker_app.work", "schedule": 1, "args": [1, 0.0], "catchup": "all"},
+    "even": {"task": "worker_app.work", "schedule": {"every": 2}, "args": [2, 0.0], "catchup": "all"},
+}
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Scene]:
+    with sqlite_scene(tmp_path) as scene:
+        yield scene
+
+
+@pytest.fixture
+def aws(tmp_path: Path, ministack_url: str, unique: str) -> Iterator[Scene]:
+    options = f"?endpoint_url={ministack_url}"
+    scene = Scene(tmp_path, f"sqs://{options}", f"dynamodb://{unique}{options}", unique)
+    queue, table = open_broker(scene.broker), open_backend(scene.backend)
+    queue.create_queue(QueueSpec(scene.queue, 30.0))  # type: ignore[attr-defined]
+    table.create_table()  # type: ignore[attr-defined]
+    yield scene
+    table.delete_table()  # type: ignore[attr-defined]
+    table.close()
+    queue.close()
+
+
+def beat(scene: Scene, number: int) -> WorkerProcess:
+    command = [sys.executable, "-m", "cloudq", "beat", "-A", "worker_app:app", "--lease", str(LEASE)]
+    env = scene.env(CLOUDQ_BEAT_SCHEDULE=json.dumps(SCHEDULE))
+    return WorkerProcess(
+        [*command, "--max-interval", "0.5"], env, scene.folder, scene.folder / f"beat-{number}.log"
+    )
+
+
+def storm(scene: Scene, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    worker = scene.worker("-P", "threads", "-c", "2")
+    beats = [beat(scene, number) for number in range(2)]
+    started = len(beats)
+    try:
+        eventually("runs begin", lambda: scene.runs("end"))
+        for _ in range(kills):
+            time.sleep(rng.uniform(0.8, 1.6))
+            leading = max(beats, key=lambda each: each.text.rfind("sent "))
+            victim = beats.index(leading)
+            leading.kill()
+            beats[victim] = beat(scene, started)
+            started += 1
+        last = time.time()
+        ids = {
+            tick_id("proof", "second", float(int(last))),
+            tick_id("proof", "even", float(int(last) // 2 * 2)),
+        }
+        eventually("all slots have run", lambda: ids <= {run.task_id for run in scene.runs("end")})
+        for each in beats:
+            assert each.stop() == 0, each.text
+        assert worker.stop() == 0
+    finally:
+        for each in [worker, *beats]:
+            each.wipe_out()
+    runs = Counter(run.task_id for run in scene.runs("end"))
+    first = min(run.at for run in scene.runs("end"))
+    for name, step in (("second", 1), ("even", 2)):
+        slots = [slot for slot in range(int(first) + 2, int(last) + 1) if slot % step == 0]
+        found = {slot: runs[tick_id("proof", name, float(slot))] for slot in slots}
+        assert set(found.values()) == {1}, (name, found)
+
+
+def test_every_slot_is_run_once_while_leading_beats_are_killed_on_sqlite(sqlite: Scene) -> None:
+    storm(sqlite, kills=3, seed=6)
+
+
+def test_every_slot_is_run_once_while_leading_beats_are_killed_on_aws(aws: Scene) -> None:
+    storm(aws, kills=2, seed=7)
+
+
+def test_schedules_are_listed_and_changed_from_the_command_line(sqlite: Scene) -> None:
+    def schedule(*arguments: str, code: int = 0) -> str:
+        done = sqlite.cloudq(
+            "schedule", *arguments, "-A", "worker_app:app", CLOUDQ_BEAT_SCHEDULE=json.dumps(SCHEDULE)
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    added = schedule("add", "nightly", "--task", "worker_app.work", "--cron", "30 2 * * *", "--args", "[7]")
+    assert "next run" in added
+    schedule("pause", "second")
+    schedule("add", "sun", "--task", "elsewhere", "--solar", "sunset,48.85,2.35")
+    listed = {row["name"]: row for row in json.loads(schedule("list", "--json"))}
+    assert {name: (row["state"], row["from"]) for name, row in listed.items()} == {
+        "second": ("paused", "code"),
+        "even": ("on", "code"),
+        "nightly": ("on", "store"),
+        "sun": ("on", "store"),
+    }
+    assert listed["nightly"]["args"] == [7]
+    assert "30 2 * * *" in schedule("list")
+    schedule("resume", "second")
+    schedule("remove", "sun")
+    task_id = schedule("run-now", "nightly").strip()
+    with sqlite.worker("-P", "solo") as worker:
+        eventually("it has run", lambda: sqlite.runs("end", task_id))
+        worker.stop()
+    assert "did you mean 'nightly'" in schedule("remove", "nihgtly", code=1)
+    assert "declared in code" in schedule("remove", "even", code=1)
+    assert "never comes" in schedule("add", "x", "--task", "t", "--cron", "0 0 31 feb *", code=1)
+    assert "one of --cron" in schedule("add", "x", "--task", "t", code=2)

@@ -42,13 +42,13 @@ def beat(
         if found.conf.worker_hijack_root_logger:
             logs.set_up(getattr(logging, loglevel.upper()))
         running = Beat(found, hostname=hostname, lease=lease, interval=max_interval)
-        err.print(banner(running), markup=False, soft_wrap=True)
 
         def handle(number: int, frame: FrameType | None) -> None:
             running.stop()
 
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, handle)
+        err.print(banner(running), markup=False, soft_wrap=True)
         code = running.run()
         found.close()
     raise typer.Exit(code)

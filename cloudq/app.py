@@ -193,8 +193,9 @@ class CloudQ:
         add_to_parent = options.pop("add_to_parent", True)
         if self.conf.task_always_eager:
             return self.apply_task(name, args, kwargs, **options)
-        call = self.producer.prepare(name, args, kwargs, options)
-        self.producer.send([call])
+        [call], failures = self._publish([self.producer.prepare(name, args, kwargs, options)])
+        if failures:
+            raise failures[0]
         return self._result_of(call, add_to_parent)
 
     async def asend_task(
@@ -218,14 +219,19 @@ class CloudQ:
         remaining = iter(signatures)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
             calls = [self._prepared(each, cast("dict[str, Any]", options)) for each in chunk]
-            try:
-                self.producer.send(calls)
-            except SendError as error:
-                failures.update({len(results) + position: each for position, each in error.failures.items()})
+            calls, failed = self._publish(calls)
+            failures.update({len(results) + position: each for position, each in failed.items()})
             results.extend(self._result_of(call, options.get("add_to_parent", True)) for call in calls)
         if failures:
             raise SendError(failures, {n: r.id for n, r in enumerate(results) if n not in failures})
         return results
+
+    def _publish(self, calls: list[Outgoing]) -> tuple[list[Outgoing], dict[int, Exception]]:
+        """Send; the calls that stand for these (a unique task's duplicate is the first), and failures."""
+        from cloudq import uniqueness
+
+        parts = (self.tasks, self.producer, lambda: self.store, self.conf, self.clock)
+        return uniqueness.publish(calls, *parts)
 
     def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
         call = signature.clone(**options)

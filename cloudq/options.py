@@ -116,6 +116,13 @@ class TaskOptions(TypedDict, total=False):
     idempotent: bool
     #: Which calls are the same: a parameter's name, several, or a function of the arguments.
     idempotency_key: KeySpec | None
+    #: One call at a time: "until_start", "until_finish", or a number of seconds. The caller of a duplicate
+    #: gets the first one's result.
+    unique: str | float | None
+    #: Which calls are duplicates: a parameter's name, several, or a function (default: all arguments).
+    unique_on: KeySpec | None
+    #: Longest that a call keeps others from being sent (default: the setting task_unique_expires).
+    unique_expires: float | None
     #: Seconds that the outcome of a key is kept (default: the setting result_expires).
     idempotency_expires: float | None
 

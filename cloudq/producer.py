@@ -39,6 +39,8 @@ from cloudq.settings import Conf
 IGNORE_RESULT: Final = "cloudq-ignore-result"
 #: The idempotency key that the caller gave.
 IDEMPOTENCY_KEY: Final = "cloudq-idempotency-key"
+#: The lock that a unique task frees: its name, and when ("until_start", "until_finish").
+UNIQUE: Final = "cloudq-unique"
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,9 @@ class Settings:
     task_default_rate_limit: str | None = _setting(
         None, "Rate limit of every task that has none of its own: `100/m` (s, m, h, d)."
     )
+    task_unique_expires: float = _setting(
+        86400.0, "Longest that one call of a unique task keeps others from being sent.", "seconds"
+    )
     task_lease_time: float = _setting(
         60.0,
         "How long what a running task holds in the results store (`max_concurrency`, `idempotent`) outlives a worker that died; "

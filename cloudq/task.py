@@ -65,6 +65,9 @@ class Task(Generic[P, R]):
     idempotent: bool = False
     idempotency_key: KeySpec | None = None
     idempotency_expires: float | None = None
+    unique: str | float | None = None
+    unique_on: KeySpec | None = None
+    unique_expires: float | None = None
 
     #: Errors of the task's own that a subclass wants to name: Task.MaxRetriesExceededError, as in Celery.
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
@@ -115,6 +118,7 @@ class Task(Generic[P, R]):
             "retry_backoff_max",
             "default_retry_delay",
             "idempotency_expires",
+            "unique_expires",
         ):
             value = getattr(self, option)
             if value is not None and (
@@ -143,7 +147,15 @@ class Task(Generic[P, R]):
         most = self.max_concurrency
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
             raise ImproperlyConfigured(f"task {self.name}: max_concurrency is 1 or more, got {most!r}")
-        for option in ("rate_limit_key", "max_concurrency_key", "idempotency_key"):
+        lock = self.unique
+        seconds = isinstance(lock, int | float) and not isinstance(lock, bool) and lock > 0
+        if lock is not None and lock not in ("until_start", "until_finish") and not seconds:
+            raise ImproperlyConfigured(
+                f'task {self.name}: unique is "until_start", "until_finish" or a number of seconds, got {lock!r}'
+            )
+        if self.unique_on is not None and lock is None:
+            raise ImproperlyConfigured(f'task {self.name}: unique_on needs unique="until_finish", say')
+        for option in ("rate_limit_key", "max_concurrency_key", "idempotency_key", "unique_on"):
             if (spec := getattr(self, option)) is not None:
                 try:
                     callkey.check_spec(option, spec, self._signature, self.name)

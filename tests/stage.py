@@ -15,8 +15,8 @@ from cloudq.testing.clock import ManualClock
 class Stage:
     """An app on memory with a clock, several workers' lifecycles, and notes of when tasks ran."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+    def __init__(self, clock: ManualClock | None = None) -> None:
+        self.clock = clock or ManualClock()
         self.app = CloudQ("stage", broker="memory://", backend="memory://", clock=self.clock)
         self.starts: list[float] = []
 

@@ -179,3 +179,11 @@ def pay(self: Any, order: int, seconds: float = 0.0) -> str:
     time.sleep(seconds)
     note("end", self.request.id)
     return f"paid by {self.request.id}"
+
+
+@app.task(bind=True, unique="until_finish", unique_on="shop")
+def sync(self: Any, shop: str, seconds: float = 0.0) -> str:
+    """One at a time for each shop, and none waiting."""
+    note("start", self.request.id)
+    time.sleep(seconds)
+    return f"{shop} by {self.request.id}"

@@ -32,7 +32,7 @@ from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
 from cloudq.pools.base import Cancelled, Died, Returned, TimedOut, Watch
-from cloudq.producer import IGNORE_RESULT
+from cloudq.producer import IGNORE_RESULT, UNIQUE
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
@@ -175,6 +175,7 @@ class Lifecycle:
             task = self._registry[envelope.task]
             self._bind(task, envelope)
         except MessageError as error:
+            self.settler.free(envelope)
             return self._bury(delivery, error)
         records = self._records(task, envelope)
         found = self._known(delivery, envelope, records)
@@ -240,7 +241,7 @@ class Lifecycle:
     def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         """The task's record, read only where a second message or run is likely: it costs a call."""
         again = delivery.receive_count > 1 or envelope.retries > 0 or self._conf.task_check_revoked
-        again = again or hop.hops(envelope) > 0 or was_deferred(envelope)
+        again = again or hop.hops(envelope) > 0 or was_deferred(envelope) or UNIQUE in envelope.headers
         if not (again and records and self._store is not None):
             return None
         store = self._store
@@ -281,6 +282,7 @@ class Lifecycle:
         try:
             admitted = NOTHING if self._eager else self._admit(task, envelope, delivery)
         except InvalidArguments as error:
+            self.settler.free(envelope)
             return self._bury(delivery, error)
         if isinstance(admitted, Wait):
             return self._defer(delivery, envelope, admitted)
@@ -291,6 +293,7 @@ class Lifecycle:
             if started is not None and not isinstance(started, str):
                 self.admission.leave(admitted, ran=False)
                 return started
+            self.settler.started(envelope, task)
             request = self._request(delivery, envelope, task, records)
             return Ready(delivery, envelope, task, request, started, records, admitted)
         except BaseException:

@@ -15,11 +15,12 @@ from cloudq import ids, states
 from cloudq.backends.base import Version
 from cloudq.brokers.base import Delivery, is_fifo
 from cloudq.clock import Clock
+from cloudq.coordination.unique import UniqueLocks
 from cloudq.errors import ImproperlyConfigured, Reject, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
-from cloudq.producer import Outgoing, Producer
+from cloudq.producer import UNIQUE, Outgoing, Producer
 from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
@@ -59,6 +60,7 @@ class Settler:
         self._hostname = hostname
         self._patience = patience
         self._post = post
+        self._locks = None if store is None else UniqueLocks(store.backend, clock)
         self.holds: Callable[[Any], bool] = lambda delivery: True
         #: Does the driver keep a message that is to wait under its lease (``Hold``)?
         self.can_hold = False
@@ -75,6 +77,7 @@ class Settler:
             return self._retry(ready, outcome)
         if outcome.state == states.IGNORED:
             logger.info("task %s ignored in %.3f s", label(ready.envelope), outcome.runtime)
+            self.free(ready.envelope)
             return ACK
         if outcome.state == states.REJECTED:
             return self._reject(ready, outcome)
@@ -188,6 +191,7 @@ class Settler:
         calls = list(self._follow_ups(envelope, record))
         if calls:
             self._send(f"sending what follows {label(envelope)}", calls)
+        self.free(envelope)
         if dead_letter and record.state == states.FAILURE:
             return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
         if record.state == states.REJECTED:
@@ -230,7 +234,32 @@ class Settler:
         if self._store is not None and ready.records:
             self._announce(ready.envelope, self._finish(self._record_of(ready, outcome), ready))
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
+        self.free(ready.envelope)
         return _rejected(outcome.error)
+
+    def free(self, envelope: Envelope) -> None:
+        """The task will not run any more (or has started, for ``until_start``): another call may be sent."""
+        mark = envelope.headers.get(UNIQUE)
+        if self._locks is not None and isinstance(mark, Mapping) and isinstance(mark.get("lock"), str):
+            locks, name = self._locks, mark["lock"]
+            self._patience.call(
+                f"freeing the lock of {label(envelope)}", lambda: locks.release(name, envelope.id)
+            )
+
+    def started(self, envelope: Envelope, task: Task[..., Any]) -> None:
+        """A unique task is about to run: its lock is free from now on, or no longer ends with its expiry."""
+        mark = envelope.headers.get(UNIQUE)
+        if self._locks is None or not isinstance(mark, Mapping):
+            return
+        if mark.get("until") == "until_start":
+            if envelope.retries == 0:
+                self.free(envelope)
+        elif envelope.expires is not None and isinstance(mark.get("lock"), str):
+            locks, name, own = self._locks, mark["lock"], task.unique_expires
+            until = self._clock.time() + (self._conf.task_unique_expires if own is None else own)
+            self._patience.call(
+                f"keeping the lock of {label(envelope)}", lambda: locks.extend(name, envelope.id, until)
+            )
 
     # --- retry --------------------------------------------------------------------------------
 

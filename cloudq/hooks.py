@@ -15,6 +15,7 @@ Listener = Callable[..., Any]
 POINTS: Final[dict[str, str]] = {
     "before_publish": "envelope, queue: about to be sent",
     "task_sent": "envelope, queue: the broker has it",
+    "publish_failed": "envelope, queue, error: the broker did not take it",
     "task_received": "delivery, envelope: decoded by a worker",
     "task_prerun": "task, request: user code starts now",
     "task_postrun": "task, request, outcome: user code has ended",
@@ -23,12 +24,20 @@ POINTS: Final[dict[str, str]] = {
     "task_retried": "task, request, outcome, delay: published again, delay in seconds",
     "task_rejected": "delivery, reason, detail: buried in the dead-letter queue",
     "task_revoked": "envelope, reason: not run (expired or revoked)",
+    "task_settled": "delivery: its run is over, recorded, and what follows was sent",
     "lease_lost": "delivery: its visibility ran out while it was held",
     "worker_init": "worker: before the pool starts",
     "worker_ready": "worker: consuming",
     "worker_stopping": "worker, signal: no new messages are taken",
     "worker_stopped": "worker: nothing runs any more",
+    "worker_heartbeat": "worker: a sign of life was written",
+    "child_init": "app: in a new process of a prefork worker, before its first task",
+    "child_exit": "app, pid: in such a process, after its last task",
 }
+
+
+#: Listeners of all apps of this process, by point: ``cloudq.signals`` puts its own here.
+EVERYWHERE: dict[str, list[Listener]] = {}
 
 
 class Hooks:
@@ -53,11 +62,11 @@ class Hooks:
 
     def wants(self, point: str) -> bool:
         """Does anybody listen? Lets hot paths skip building arguments."""
-        return bool(self._listeners.get(point))
+        return bool(self._listeners.get(point) or EVERYWHERE.get(point))
 
     def fire(self, point: str, **data: Any) -> None:
         """Call the listeners in order."""
-        for listener in tuple(self._listeners.get(point, ())):
+        for listener in (*self._listeners.get(point, ()), *EVERYWHERE.get(point, ())):
             try:
                 listener(**data)
             except Exception:

@@ -225,6 +225,10 @@ class Producer:
         if self._hooks.wants("task_sent"):
             for call in (calls[position] for position in sent if not calls[position].quiet):
                 self._hooks.fire("task_sent", envelope=call.envelope, queue=call.queue)
+        if failures and self._hooks.wants("publish_failed"):
+            for position, error in failures.items():
+                call = calls[position]
+                self._hooks.fire("publish_failed", envelope=call.envelope, queue=call.queue, error=error)
         if failures:
             if len(calls) == 1:
                 raise failures[0]

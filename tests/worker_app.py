@@ -14,6 +14,7 @@ from typing import Any
 
 from cloudq import CloudQ
 from cloudq.errors import SoftTimeLimitExceeded
+from cloudq.signals import worker_process_init, worker_process_shutdown
 
 app = CloudQ("proof")
 
@@ -26,6 +27,14 @@ def note(what: str, task_id: str | None) -> None:
         os.write(file, line)
     finally:
         os.close(file)
+
+
+@worker_process_init.connect
+@worker_process_shutdown.connect
+def child(signal: Any, **_: Any) -> None:
+    """In a prefork child: that it began, that it ended."""
+    if "CLOUDQ_TEST_LOG" in os.environ:
+        note(signal.name, "-")
 
 
 @app.task

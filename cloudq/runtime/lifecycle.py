@@ -100,6 +100,8 @@ class Lifecycle:
                 return self._closed(self.settle(ready, outcome), early)
             finally:
                 self.leave(ready)
+                if self._hooks.wants("task_settled"):
+                    self._hooks.fire("task_settled", delivery=delivery)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the message must not be lost
             return self._stumbled(delivery, error)
 
@@ -117,6 +119,8 @@ class Lifecycle:
             finally:
                 if ready.admitted is not NOTHING:
                     await bridge(self.leave, ready)
+                if self._hooks.wants("task_settled"):
+                    self._hooks.fire("task_settled", delivery=delivery)
         except Exception as error:  # noqa: BLE001
             return self._stumbled(delivery, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ class WorkerRunner:
     def close(self) -> None:
         """Give back what this process opened."""
         if self._app is not None:
+            self._app.hooks.fire("child_exit", app=self._app, pid=os.getpid())
             self._app.close()
 
 
@@ -74,4 +76,5 @@ def in_child(
     lifecycle = app.lifecycle(hostname)
     lifecycle.admission.limits.keep_in(shared)
     lifecycle.settler.can_hold = True
+    app.hooks.fire("child_init", app=app)
     return WorkerRunner(lifecycle, app)

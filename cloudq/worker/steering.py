@@ -96,7 +96,9 @@ class Steering:
 
     def beat(self) -> None:
         """One sign of life. Never raises for a store that is away."""
-        self._try("writing a sign of life", lambda: self._worker.app.control.roster.beat(self.info()))
+        app = self._worker.app
+        self._try("writing a sign of life", lambda: app.control.roster.beat(self.info()))
+        app.hooks.fire("worker_heartbeat", worker=self._worker)
 
     def revoked(self, delivery: Delivery) -> bool:
         """Is this message's task not to run? From memory."""

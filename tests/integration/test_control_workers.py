@@ -100,6 +100,8 @@ def test_every_order_is_carried_out(scene: Scene, worker: WorkerProcess, app: Cl
     before = set(worker.children())
     assert "replaced" in order("pool-restart")
     eventually("another child", lambda: set(worker.children()) and not set(worker.children()) & before)
+    eventually("it said goodbye", lambda: before & {r.pid for r in scene.runs("worker_process_shutdown")})
+    assert before <= {run.pid for run in scene.runs("worker_process_init")}
 
     # a time limit that reaches the children
     assert order("time-limit", "worker_app.nap", "0.5", "30").endswith("soft 0.5 s, hard 30 s")

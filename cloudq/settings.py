@@ -13,10 +13,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from cloudq.errors import SettingError
+from cloudq.settingtypes import as_type, from_text, type_name
 
 
 def _setting(default: Any, doc: str, unit: str = "") -> Any:
@@ -200,6 +200,7 @@ class Settings:
         "Read a task's record before its first run, so that one revoked a moment ago does not start: one more read per task.",
     )
     worker_disable_rate_limits: bool = _setting(False, "This worker keeps to no rate limit.")
+
     # periodic tasks (docs/schedules.md)
     beat_schedule: Any = _setting(
         {}, "Periodic tasks, name to `{'task': ..., 'schedule': ..., 'args': ..., 'options': ...}`."
@@ -237,11 +238,6 @@ _NOT_HERE: dict[str, str] = {
 }
 
 
-def _type_name(wanted: Any) -> str:
-    name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
-    return name.replace("typing.", "")
-
-
 def check(name: str, value: Any, *, text: bool = False) -> Any:
     """The value as its setting's type. ``text``: it came from the environment, so convert.
 
@@ -251,52 +247,9 @@ def check(name: str, value: Any, *, text: bool = False) -> Any:
         raise SettingError(unknown(name))
     wanted = _TYPES[name]
     try:
-        return _as_type(_from_text(value, wanted) if text and isinstance(value, str) else value, wanted)
+        return as_type(from_text(value, wanted) if text and isinstance(value, str) else value, wanted)
     except (TypeError, ValueError):
-        raise SettingError(f"setting {name}: {_type_name(wanted)} expected, got {value!r}") from None
-
-
-def _as_type(value: Any, wanted: Any) -> Any:
-    """``value`` if it is of that type (an int passes as float, a tuple as list); TypeError otherwise."""
-    if wanted is Any:
-        return value
-    if isinstance(wanted, UnionType):
-        kinds = get_args(wanted)
-        if value is None and type(None) in kinds:
-            return None
-        return _as_type(value, next(each for each in kinds if each is not type(None)))
-    origin = get_origin(wanted)
-    if origin is list and isinstance(value, list | tuple):
-        return [_as_type(each, str) for each in value]
-    if origin is dict and isinstance(value, Mapping):
-        return {_as_type(key, str): _as_type(each, str) for key, each in value.items()}
-    if wanted is float and type(value) is int:
-        return float(value)
-    if origin is None and type(value) is wanted:
-        return value
-    raise TypeError
-
-
-def _from_text(value: str, wanted: Any) -> Any:
-    """What a text of the environment means. Raises ValueError."""
-    if isinstance(wanted, UnionType):
-        if value.strip().lower() in ("", "none", "null"):
-            return None
-        return _from_text(value, next(each for each in get_args(wanted) if each is not type(None)))
-    if get_origin(wanted) is list:
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if get_origin(wanted) is dict or (wanted is Any and value[:1] in ("[", "{")):
-        import json
-
-        return json.loads(value)
-    if wanted is bool:
-        word = value.strip().lower()
-        if word in ("1", "true", "yes", "on"):
-            return True
-        if word in ("0", "false", "no", "off"):
-            return False
-        raise ValueError
-    return wanted(value) if wanted in (int, float) else value
+        raise SettingError(f"setting {name}: {type_name(wanted)} expected, got {value!r}") from None
 
 
 def unknown(name: str) -> str:
@@ -475,7 +428,7 @@ def reference() -> list[tuple[str, str, str, str, str]]:
     return [
         (
             each.name,
-            _type_name(_TYPES[each.name]),
+            type_name(_TYPES[each.name]),
             repr(getattr(defaults, each.name)),
             each.metadata["unit"],
             each.metadata["doc"],

@@ -85,7 +85,7 @@ class Scene:
         )
 
     def runs(self, what: str | None = None, task_id: str | None = None) -> list[Run]:
-        """What the tasks have noted so far."""
+        """What the tasks have noted so far; what children note of themselves only by its name."""
         if not self.log.exists():
             return []
         lines = [line.split(" ") for line in self.log.read_text().splitlines()]
@@ -93,7 +93,8 @@ class Scene:
         return [
             run
             for run in found
-            if (what is None or run.what == what) and (task_id is None or run.task_id == task_id)
+            if (run.what == what or (what is None and not run.what.startswith("worker_process")))
+            and (task_id is None or run.task_id == task_id)
         ]
 
 

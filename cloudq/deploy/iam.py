@@ -1,0 +1,123 @@
+"""IAM policies of the roles around an app, with exact ARNs: what the Terraform modules' ``policies`` outputs say.
+
+A role's policy is the statements on each resource it touches, one resource after the other. Only a
+Deny uses wildcards; an Allow has them nowhere but at the end of a resource that stands for "the
+objects in this folder" (S3 objects under a prefix, schedules of a group, streams of a log group).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Statement = dict[str, Any]
+Document = dict[str, Any]
+
+#: Who there is: whoever calls ``delay()``, ``cloudq worker``, the Lambda function, the role that EventBridge
+#: Scheduler takes to send, and whoever only looks.
+ROLES: Final = ("publisher", "worker", "lambda", "scheduler", "dashboard")
+
+_SEND: Final = ("sqs:GetQueueUrl", "sqs:SendMessage")
+_CONSUME: Final = (
+    "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:GetQueueUrl",
+    "sqs:ReceiveMessage",
+    "sqs:SendMessage",
+)
+_LOOK: Final = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+_TABLE_USE: Final = (
+    "dynamodb:BatchGetItem",
+    "dynamodb:DeleteItem",
+    "dynamodb:GetItem",
+    "dynamodb:PutItem",
+    "dynamodb:Query",
+)
+_TABLE_READ: Final = ("dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query")
+_OBJECTS_USE: Final = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+_KMS_USE: Final = ("kms:Decrypt", "kms:GenerateDataKey")
+
+
+def allow(actions: Sequence[str], *resources: str) -> Statement:
+    """One Allow statement."""
+    return {"Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
+
+
+def document(statements: Sequence[Statement]) -> Document:
+    """A policy document."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRights:
+    """A queue, its dead-letter queue (None: it has none) and its customer-managed KMS key, by ARN."""
+
+    arn: str
+    dead_letter_arn: str | None = None
+    kms_key_arn: str | None = None
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with the queue. A worker sends, too: retries, links, dead letters."""
+        dead = [] if self.dead_letter_arn is None else [self.dead_letter_arn]
+        kms = [] if self.kms_key_arn is None else [allow(_KMS_USE, self.kms_key_arn)]
+        if role == "dashboard":
+            return [allow(_LOOK, self.arn, *dead)]
+        if role == "scheduler":
+            return [allow(("sqs:SendMessage",), self.arn), *kms]
+        if role == "publisher":
+            return [allow(_SEND, self.arn), *kms]
+        return [allow(_CONSUME, self.arn), *(allow(_SEND, each) for each in dead), *kms]
+
+
+@dataclass(frozen=True, slots=True)
+class TableRights:
+    """A DynamoDB table of results and its customer-managed KMS key, by ARN."""
+
+    arn: str
+    kms_key_arn: str | None = None
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with the table. A publisher writes groups and revocations and forgets results."""
+        if role == "scheduler":
+            return []
+        if role == "dashboard":
+            kms = [] if self.kms_key_arn is None else [allow(("kms:Decrypt",), self.kms_key_arn)]
+            return [allow(_TABLE_READ, self.arn), *kms]
+        kms = [] if self.kms_key_arn is None else [allow(_KMS_USE, self.kms_key_arn)]
+        return [allow(_TABLE_USE, self.arn), *kms]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRights:
+    """The objects under a prefix of an S3 bucket. ``prefix`` has no slash at its ends; "" is the whole bucket."""
+
+    arn: str
+    prefix: str = ""
+    kms_key_arn: str | None = None
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with them. Without ListBucket a missing object is a 403 instead of a 404."""
+        if role == "scheduler":
+            return []
+        objects = f"{self.arn}/{self.prefix}/*" if self.prefix else f"{self.arn}/*"
+        look = role == "dashboard"
+        found = [
+            allow(("s3:GetObject",) if look else _OBJECTS_USE, objects),
+            allow(("s3:ListBucket",), self.arn),
+        ]
+        if self.kms_key_arn is not None:
+            found.append(allow(("kms:Decrypt",) if look else _KMS_USE, self.kms_key_arn))
+        return found
+
+
+Rights = QueueRights | TableRights | BucketRights
+
+
+def policy(role: str, rights: Sequence[Rights]) -> Document:
+    """The policy of ``role`` on all of ``rights``, equal statements once. ``role`` is one of ROLES."""
+    found: list[Statement] = []
+    for each in rights:
+        found += [statement for statement in each.statements(role) if statement not in found]
+    return document(found)

@@ -1,0 +1,72 @@
+"""The policies that cloudq generates are, word for word, those that the Terraform modules give out.
+
+The modules' own tests compare their outputs with the same files (``terraform/modules/*/tests/expected``).
+Update: ``CLOUDQ_TEST_UPDATE_DOCS=1``.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cloudq.deploy import iam
+
+MODULES = Path(__file__).resolve().parents[2] / "terraform" / "modules"
+QUEUE = "arn:aws:sqs:eu-west-1:123456789012:prod-orders"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+TABLE = "arn:aws:dynamodb:eu-west-1:123456789012:table/cloudq-results"
+BUCKET = "arn:aws:s3:::shop-results"
+
+CASES: dict[str, Sequence[iam.Rights]] = {
+    "queue/plain": [iam.QueueRights(QUEUE, QUEUE + "-dlq")],
+    "queue/kms": [iam.QueueRights(QUEUE, QUEUE + "-dlq", KEY)],
+    "results/table": [iam.TableRights(TABLE)],
+    "results/bucket": [iam.TableRights(TABLE), iam.BucketRights(BUCKET, "cloudq")],
+    "results/kms": [iam.TableRights(TABLE, KEY), iam.BucketRights(BUCKET, "cloudq", KEY)],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_modules_policies_are_those_that_are_generated(case: str) -> None:
+    module, name = case.split("/")
+    roles = [role for role in iam.ROLES if iam.policy(role, CASES[case])["Statement"]]
+    generated = {role: iam.policy(role, CASES[case]) for role in roles}
+
+    file = MODULES / module / "tests" / "expected" / f"{name}.json"
+    if os.environ.get("CLOUDQ_TEST_UPDATE_DOCS"):
+        file.write_text(json.dumps(generated, indent=2) + "\n")
+    assert json.loads(file.read_text()) == generated
+
+
+def test_every_expected_file_has_its_case() -> None:
+    found = {f"{each.parents[2].name}/{each.stem}" for each in MODULES.glob("*/tests/expected/*.json")}
+    assert found == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("role", iam.ROLES)
+def test_no_policy_has_a_wildcard_but_for_the_objects_of_a_folder(case: str, role: str) -> None:
+    for statement in iam.policy(role, CASES[case])["Statement"]:
+        assert not [action for action in statement["Action"] if "*" in action]
+        for resource in statement["Resource"]:
+            assert "*" not in resource or (resource.startswith("arn:aws:s3:::") and resource.endswith("/*"))
+            assert "*" not in resource.removesuffix("/*")
+
+
+def test_two_queues_under_one_key_name_the_key_once() -> None:
+    rights = [iam.QueueRights(QUEUE, None, KEY), iam.QueueRights(QUEUE + "2", None, KEY)]
+    resources = [each["Resource"] for each in iam.policy("publisher", rights)["Statement"]]
+    assert resources == [[QUEUE], [KEY], [QUEUE + "2"]]
+
+
+def test_only_the_dashboard_may_not_write() -> None:
+    for role in iam.ROLES:
+        actions = {
+            action
+            for each in iam.policy(role, CASES["results/bucket"])["Statement"]
+            for action in each["Action"]
+        }
+        writes = {each for each in actions if each.split(":")[1].startswith(("Put", "Delete"))}
+        assert bool(writes) == (role in ("publisher", "worker", "lambda"))

@@ -30,6 +30,7 @@ from cloudq.brokers.base import (
     is_fifo,
 )
 from cloudq.brokers.sqs_entry import buried, check, pack, seconds, to_delivery, to_entry
+from cloudq.brokers.sqs_names import name_from_arn
 from cloudq.brokers.sqs_queues import Queues
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import (
@@ -347,6 +348,10 @@ class SqsBroker:
 
     def purge(self, queue: str) -> None:
         self._run(self.operations.purge(queue))
+
+    def queue_of(self, arn: str) -> str:
+        """The app's name for the queue with this ARN (without ``queue_name_prefix``)."""
+        return self._queues.logical(name_from_arn(arn))
 
     def create_queue(self, spec: QueueSpec) -> list[str]:
         return self._run(sqs_admin.create(self._queues, spec, int(self._can.max_wait)))

@@ -97,7 +97,7 @@ class Lifecycle:
             try:
                 early = self._ack_early(ready)
                 outcome = self.execute(ready, watch)
-                return self._closed(self.settle(ready, outcome), early)
+                return self._closed(self._settled(ready, outcome, watch), early)
             finally:
                 self.leave(ready)
                 if self._hooks.wants("task_settled"):
@@ -115,7 +115,7 @@ class Lifecycle:
             try:
                 early = await bridge(self._ack_early, ready)
                 outcome = await self.aexecute(ready, watch)
-                return self._closed(await bridge(self.settle, ready, outcome), early)
+                return self._closed(await bridge(self._settled, ready, outcome, watch), early)
             finally:
                 if ready.admitted is not NOTHING:
                     await bridge(self.leave, ready)
@@ -131,6 +131,16 @@ class Lifecycle:
     def hurry(self) -> None:
         """Do not wait for absent services any more: the worker is stopping."""
         self._patience.hurry()
+
+    def hurry_by(self, moment: float) -> None:
+        """Wait for no absent service past this moment (of the app's clock, monotonic)."""
+        self._patience.until = moment
+
+    def _settled(self, ready: Ready, outcome: Outcome, watch: Watch) -> Verdict:
+        """A watch that cuts tasks short for its driver's sake says so here: they are lost, not at fault."""
+        cut_short = getattr(watch, "cut_short", None)
+        end = cut_short(outcome) if cut_short is not None else None
+        return self.settle(ready, outcome) if end is None else self.lost(ready.delivery, end)
 
     def _ack_early(self, ready: Ready) -> bool:
         if self._wants(ready.task, "acks_late"):

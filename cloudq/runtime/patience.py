@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ class Patience:
         self.timeout = timeout
         self._clock = clock
         self._hurry = False
+        #: No waiting past this moment (monotonic), whatever ``timeout`` says.
+        self.until = math.inf
 
     def hurry(self) -> None:
         """Do not wait any more."""
@@ -29,7 +32,7 @@ class Patience:
 
     def call(self, what: str, do: Callable[[], T]) -> T:
         """``do()``, again after every OperationalError until time runs out; then it is raised."""
-        deadline = self._clock.monotonic() + self.timeout
+        deadline = min(self._clock.monotonic() + self.timeout, self.until)
         for wait in backoff(0.2, 10.0):
             try:
                 return do()

@@ -1,0 +1,48 @@
+"""One message of a batch on its way through an invocation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.clipped import Clipped
+from cloudq.brokers.base import Delivery
+from cloudq.runtime.verdict import Verdict
+from cloudq.serializers.peek import Peek
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """Filled in as it goes; ``verdict`` is None until it is concluded."""
+
+    delivery: Delivery
+    peeked: Peek
+    budget: Budget
+    #: Run by the pool of coroutines.
+    on_loop: bool
+    #: Others of the batch may end with the process: what is settled is deleted at once.
+    ack_now: bool = False
+    #: It starts with the invocation, nothing ran before it.
+    first: bool = False
+    clipped: Clipped | None = None
+    #: Monotonic seconds, when the lifecycle began and was through.
+    began: float | None = None
+    ended: float | None = None
+    #: What the lifecycle said.
+    verdict: Verdict | None = None
+    #: What is to be done about it now: a burial that worked is settled, one that did not is given back.
+    todo: Verdict | None = None
+    #: Never started, and why.
+    unstarted: str | None = None
+    detail: str = field(default="")
+
+    def start(self) -> None:
+        """The lifecycle begins."""
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the task's function ran; None when it did not."""
+        outcome = self.clipped.outcome if self.clipped is not None else None
+        return outcome.runtime if outcome is not None else None

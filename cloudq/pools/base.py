@@ -25,6 +25,20 @@ class Watch(Protocol):
         ...
 
 
+@runtime_checkable
+class RemoteWatch(Protocol):
+    """A Watch in another process than the pool's: a runner reaches the job's owner through it."""
+
+    def wanted(self, ask: bool) -> bool:
+        """Is the job's work still wanted? Without ``ask``: as far as we have been told; with it the
+        owner is asked, which costs a round trip to the other process."""
+        ...
+
+    def eased(self) -> None:
+        """Tell the owner, who learns of it a moment later: as Owner.eased."""
+        ...
+
+
 class Runner(Protocol):
     """What a pool runs jobs with; one per pool, or one per child process. Never raises."""
 
@@ -164,6 +178,32 @@ class Restartable(Protocol):
 
     def restart(self, spec: RunnerSpec) -> None:
         """Make every runner anew, from ``spec``, each after the job it has. Never blocks."""
+        ...
+
+
+class Owner(Protocol):
+    """Whose jobs a pool of processes runs. Both are called in the pool's thread and must be quick."""
+
+    def wanted(self, job: Any) -> bool:
+        """May what the job does still be handed in?"""
+        ...
+
+    def eased(self, job: Any) -> None:
+        """The job needs nobody to keep it for us any more."""
+        ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A pool whose jobs run in other processes, with a RemoteWatch each."""
+
+    def answer_to(self, owner: Owner) -> None:
+        """Whom jobs ask. Without an owner every job is wanted. Called before ``start``."""
+        ...
+
+    def withdraw(self, job: Any) -> None:
+        """Tell the job, if it runs, that it is not wanted any more. It goes on; what to do is its
+        runner's decision. Any thread; never blocks."""
         ...
 
 

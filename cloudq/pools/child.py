@@ -31,6 +31,48 @@ class Link:
         self._sock = sock
         self._frames = frames.Frames()
         self._ready: deque[tuple[int, Any]] = deque()
+        self._unwanted = 0
+        #: How many jobs have come.
+        self.jobs = 0
+
+    def next_job(self) -> bytes | None:
+        """The next job; None when there is none to come."""
+        while (frame := self.receive()) is not None:
+            if frame[0] == frames.JOB:
+                self.jobs += 1
+                body: bytes = frame[1]
+                return body
+            self._note(frame)
+        return None
+
+    def wanted(self, ask: bool) -> bool:
+        """Is the job that came last still wanted?"""
+        if not self._glance() or self._unwanted == self.jobs:
+            return False
+        if not ask:
+            return True
+        self.send(frames.pack(frames.ASK))
+        while (frame := self.receive()) is not None:
+            if frame[0] == frames.ANSWER:
+                return bool(frame[1] == frames.YES)
+            self._note(frame)
+        return False
+
+    def _glance(self) -> bool:
+        """Take in what has been said meanwhile; False when the parent is gone."""
+        try:
+            data = self._sock.recv(_CHUNK, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        for frame in self._frames.feed(data):
+            self._note(frame)
+        return bool(data)
+
+    def _note(self, frame: tuple[int, Any]) -> None:
+        if frame[0] == frames.UNWANTED:
+            self._unwanted = frames.NUMBER.unpack(frame[1])[0]
 
     def receive(self) -> tuple[int, Any] | None:
         """The next frame; None when the parent has closed its end or is gone."""
@@ -79,6 +121,14 @@ class ChildWatch:
             self._link.send(frames.pack(frames.BEGIN, frames.FLOAT.pack(hard)))
         self._alarm.begin(soft, None)
 
+    def wanted(self, ask: bool) -> bool:
+        """As RemoteWatch.wanted."""
+        return self._link.wanted(ask)
+
+    def eased(self) -> None:
+        """As RemoteWatch.eased."""
+        self._link.send(frames.pack(frames.EASED))
+
     def end(self) -> None:
         """As Watch.end."""
         self._alarm.end()
@@ -113,8 +163,8 @@ def main(fd: int) -> None:
 def _serve(link: Link, runner: Runner, boot: frames.Boot) -> None:
     watch = ChildWatch(link)
     count = 0
-    while (frame := link.receive()) is not None:
-        answer = _do(runner, frame[1], watch)
+    while (job := link.next_job()) is not None:
+        answer = _do(runner, job, watch)
         count += 1
         last = (boot.max_tasks is not None and count >= boot.max_tasks) or (
             boot.max_memory is not None and _memory() > boot.max_memory
@@ -122,7 +172,7 @@ def _serve(link: Link, runner: Runner, boot: frames.Boot) -> None:
         link.send(frames.pack(frames.LEAVING) + answer if last else answer)
         if last:
             return
-        del frame, answer
+        del job, answer
 
 
 def _do(runner: Runner, body: bytes, watch: ChildWatch) -> bytes:

@@ -11,6 +11,8 @@ from cloudq.pools.base import RunnerSpec
 # Down
 BOOT: Final = 1  # a pickled Boot, the first thing a child reads
 JOB: Final = 2  # a pickled job
+UNWANTED: Final = 3  # the job of that NUMBER is no longer wanted
+ANSWER: Final = 4  # to ASK: YES or NO
 # Up
 READY: Final = 11  # the runner is made
 FAILED: Final = 12  # it could not be made; the body says why
@@ -20,8 +22,13 @@ LEAVING: Final = 15  # the next reply is the last one: this child ends itself
 REPLY: Final = 16  # a pickled reply
 LOST: Final = 17  # there is no reply; the body says why
 UNREAD: Final = 18  # the job could not be read and was not run; the body says why
+ASK: Final = 19  # is the job that runs still wanted?
+EASED: Final = 20  # as RemoteWatch.eased
 
 FLOAT: Final = struct.Struct("!d")
+NUMBER: Final = struct.Struct("!Q")  # jobs are counted from 1, per child
+YES: Final = b"\x01"
+NO: Final = b"\x00"
 _HEAD: Final = struct.Struct("!IB")
 
 

@@ -37,6 +37,8 @@ class Place:
         self.last = False
         self.done: Done | None = None
         self.running: Active | None = None
+        #: How many jobs it was given.
+        self.jobs = 0
         #: It was killed for ``Steerable.cancel``.
         self.cancelled = False
         self.limit = 0.0
@@ -106,6 +108,7 @@ class Place:
         """Hand down a job (as a frame). False, and nothing has happened, when the child is gone."""
         if not self.send(data):
             return False
+        self.jobs += 1
         self.state, self.done = BUSY, done
         self.running = Active(job, time.time(), self.process.pid)
         self.kill_at, self.why = math.inf, None
@@ -116,6 +119,10 @@ class Place:
         done, self.done, self.running = self.done, None, None
         self.kill_at = math.inf
         return done
+
+    def withdraw(self) -> None:
+        """Tell it that what it does is not wanted any more."""
+        self.send(frames.pack(frames.UNWANTED, frames.NUMBER.pack(self.jobs)))
 
     def watch(self, limit: float) -> None:
         """User code began that may run ``limit`` seconds."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured
 from cloudq.pools import frames
-from cloudq.pools.base import Active, Cancelled, Died, End, Finished, Returned, Runner, RunnerSpec
+from cloudq.pools.base import Active, Cancelled, Died, End, Finished, Owner, Returned, Runner, RunnerSpec
 from cloudq.pools.claim import Done, tell
 from cloudq.pools.launch import Launcher, launcher
 from cloudq.pools.place import BUSY, IDLE, LEAVING, STARTING, Place
@@ -67,6 +67,7 @@ class PreforkPool:
         self._places: set[Place] = set()
         self._idle: list[Place] = []
         self._pending: deque[tuple[bytes, Done, Any]] = deque()
+        self._owner: Owner | None = None
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
         self._up = threading.Condition(self._lock)
@@ -167,6 +168,18 @@ class PreforkPool:
             tell(waiting[1], Cancelled(started=False))
         self._wake()
         return True
+
+    def answer_to(self, owner: Owner) -> None:
+        """As Remote.answer_to."""
+        self._owner = owner
+
+    def withdraw(self, job: Any) -> None:
+        """As Remote.withdraw."""
+        with self._lock:
+            for place in self._places:
+                if place.running is not None and place.running.job is job:
+                    place.withdraw()
+        self._wake()
 
     def _kill_for(self, job: Any) -> bool:
         for place in self._places:
@@ -361,6 +374,11 @@ class PreforkPool:
             place.watch(frames.FLOAT.unpack(body)[0])
         elif kind == frames.END:
             place.unwatch()
+        elif kind == frames.ASK:
+            place.send(frames.pack(frames.ANSWER, frames.YES if self._wanted(place) else frames.NO))
+        elif kind == frames.EASED:
+            if self._owner is not None and place.running is not None:
+                self._owner.eased(place.running.job)
         elif kind == frames.READY:
             self._ready(place)
         elif kind == frames.LEAVING:
@@ -372,6 +390,11 @@ class PreforkPool:
         elif kind == frames.FAILED:
             place.dismiss(_EXIT)
             self._failed(body.decode("utf-8", "replace"))
+
+    def _wanted(self, place: Place) -> bool:
+        if self._owner is None:
+            return True
+        return place.running is not None and self._owner.wanted(place.running.job)
 
     def _ended(self, place: Place, end: End, told: Told) -> None:
         done = place.take()

@@ -38,6 +38,8 @@ class Lease:
     ceiling: float
     lost: bool = False
     told: bool = field(default=False)
+    #: It is about to be acknowledged, or has been: a refusal is no loss.
+    eased: bool = field(default=False)
 
 
 class Leases:
@@ -84,6 +86,18 @@ class Leases:
         with self._changed:
             lease = self._held.pop(delivery.receipt, None)
         return lease is not None and not lease.lost
+
+    def ease(self, delivery: Delivery) -> None:
+        """It is about to be deleted while we go on with it (early acknowledgement): it is renewed while
+        that works, and when it no longer does, nothing is lost."""
+        lease = self._held.get(delivery.receipt)
+        if lease is not None:
+            lease.eased = True
+
+    def lost(self, delivery: Delivery) -> bool:
+        """Was its lease lost, and is it still in our hands?"""
+        lease = self._held.get(delivery.receipt)
+        return lease is not None and lease.lost
 
     def holds(self, delivery: Delivery) -> bool:
         """Is it still ours? False once the lease was lost or has run out unrenewed."""
@@ -149,6 +163,9 @@ class Leases:
 
     def _lose(self, leases: list[Lease], why: str) -> None:
         for lease in leases:
+            if lease.eased:
+                lease.expires = lease.renew_at = float("inf")
+                continue
             lease.lost = True
             still_held = lease.delivery.receipt in self._held
             if lease.told or not still_held:

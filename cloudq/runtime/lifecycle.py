@@ -41,7 +41,7 @@ from cloudq.runtime.limits import Wait, was_deferred
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.settle import Settler, label, release_after
-from cloudq.runtime.verdict import ACK, Ack, Bury, Release, Verdict
+from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release, Verdict
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 from cloudq.task import Task
@@ -145,6 +145,7 @@ class Lifecycle:
     def _ack_early(self, ready: Ready) -> bool:
         if self._wants(ready.task, "acks_late"):
             return False
+        self.settler.eased(ready.delivery)
         self._patience.call(
             f"acknowledging {label(ready.envelope)} early", lambda: self._broker().ack([ready.delivery])
         )
@@ -175,6 +176,11 @@ class Lifecycle:
 
     def prepare(self, delivery: Delivery) -> Ready | Verdict:
         """May it run? Otherwise the verdict, with everything done that follows from it."""
+        if not self.settler.holds(delivery):
+            logger.warning(
+                "message %s of %s was lost before its task began", delivery.message_id, delivery.queue
+            )
+            return ABANDON
         try:
             envelope = self._decode(delivery)
         except PayloadMissing as error:

@@ -62,6 +62,8 @@ class Settler:
         self._post = post
         self._locks = None if store is None else UniqueLocks(store.backend, clock)
         self.holds: Callable[[Any], bool] = lambda delivery: True
+        #: Called before a delivery is acknowledged whose task has yet to run.
+        self.eased: Callable[[Any], None] = lambda delivery: None
         #: Does the driver keep a message that is to wait under its lease (``Hold``)?
         self.can_hold = False
 

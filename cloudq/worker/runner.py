@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from cloudq import aio
 from cloudq.app import CloudQ
 from cloudq.brokers.base import Delivery
+from cloudq.clock import Clock
 from cloudq.loader import load_app
-from cloudq.pools.base import RunnerSpec, Watch
+from cloudq.pools.base import RemoteWatch, RunnerSpec, Watch
 from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.verdict import Verdict
 from cloudq.worker import logs
 
+#: Seconds before a lease's first end from which on the parent is asked whether it was renewed.
+SAFE: Final = 1.0
+
 
 class WorkerRunner:
-    """Runs deliveries with one app."""
+    """Runs deliveries in the worker's own process."""
 
-    def __init__(self, lifecycle: Lifecycle, app: CloudQ | None = None) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._app = app
 
     def run(self, job: Delivery, watch: Watch) -> Verdict:
         """The whole lifecycle, in this thread."""
@@ -33,10 +36,38 @@ class WorkerRunner:
         return await self._lifecycle.arun(job, watch, aio.to_thread)
 
     def close(self) -> None:
+        """Nothing is the runner's own: the worker closes its app."""
+
+
+class ChildRunner:
+    """Runs deliveries in a child process, one at a time, whose leases the parent keeps."""
+
+    def __init__(self, lifecycle: Lifecycle, app: CloudQ, clock: Clock) -> None:
+        self._lifecycle = lifecycle
+        self._app = app
+        self._clock = clock
+        self._watch: Any = None
+        lifecycle.settler.holds = self._holds
+        lifecycle.settler.eased = self._eased
+
+    def run(self, job: Delivery, watch: Watch) -> Verdict:
+        """The whole lifecycle."""
+        self._watch = watch
+        return self._lifecycle.run(job, watch)
+
+    def close(self) -> None:
         """Give back what this process opened."""
-        if self._app is not None:
-            self._app.hooks.fire("child_exit", app=self._app, pid=os.getpid())
-            self._app.close()
+        self._app.hooks.fire("child_exit", app=self._app, pid=os.getpid())
+        self._app.close()
+
+    def _holds(self, delivery: Delivery) -> bool:
+        # what the parent has lost it says; whether it could renew in time, only who asks learns
+        doubtful = self._clock.time() >= delivery.invisible_until - SAFE
+        return not isinstance(self._watch, RemoteWatch) or self._watch.wanted(doubtful)
+
+    def _eased(self, delivery: Delivery) -> None:
+        if isinstance(self._watch, RemoteWatch):
+            self._watch.eased()
 
 
 def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str) -> RunnerSpec:
@@ -64,7 +95,7 @@ def in_child(
     level: int,
     shared: str,
     options: Mapping[str, Mapping[str, Any]],
-) -> WorkerRunner:
+) -> ChildRunner:
     """Load the app in a child process, with the settings of the parent, and its changes of tasks' options."""
     app = load_app(app_path, include=False)
     app.conf.update(overrides)
@@ -77,4 +108,4 @@ def in_child(
     lifecycle.admission.limits.keep_in(shared)
     lifecycle.settler.can_hold = True
     app.hooks.fire("child_init", app=app)
-    return WorkerRunner(lifecycle, app)
+    return ChildRunner(lifecycle, app, app.clock)

@@ -204,6 +204,9 @@ class Steering:
             if hit is None:
                 continue
             # prepare() looks as well: what waits inside a pool of this process never runs
+            quarantine = self._worker.quarantine
+            if quarantine is not None and quarantine.cancel(delivery, hit.terminate):
+                continue
             cancel = getattr(pool, "cancel", None)
             if cancel is not None and cancel(delivery, hit.terminate):
                 logger.info("task %s[%s] is stopped: revoked by %s", found.task, found.id, hit.by)

@@ -17,13 +17,15 @@ from cloudq import plugins
 from cloudq.app import CloudQ
 from cloudq.brokers.base import Delivery, QueueInfo
 from cloudq.errors import ImproperlyConfigured
-from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Returned, TimedOut
+from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Remote, Returned, TimedOut
+from cloudq.pools.prefork import PreforkPool
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker import intake
 from cloudq.worker.credit import Credit, Lane
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
+from cloudq.worker.quarantine import Quarantine
 from cloudq.worker.runner import WorkerRunner, spec
 from cloudq.worker.source import NEAR_WAIT, Source
 from cloudq.worker.steering import Steering
@@ -75,6 +77,7 @@ class Worker:
             raise ImproperlyConfigured(f"concurrency is at least 1, got {self.concurrency}")
         self.infos: dict[str, QueueInfo] = {}
         self.pool: Pool | None = None
+        self.quarantine: Quarantine | None = None
         self.sources: list[Source] = []
         self._lanes: dict[str, Lane] = {}
         self._groups = Groups()
@@ -114,6 +117,7 @@ class Worker:
         self.lifecycle = self.app.lifecycle(self.hostname)
         self.leases = Leases(broker, self.app.clock, self._lost)
         self.lifecycle.settler.holds = self.leases.holds
+        self.lifecycle.settler.eased = self.leases.ease
         self.lifecycle.settler.can_hold = True
         claims = self.app.claims
         self.disposal = Disposal(broker, self.leases, *([claims.forget] if claims else []))
@@ -121,6 +125,10 @@ class Worker:
         self.steering = Steering(self)
         self.adjust = self.steering.adjust
         self.adjust.spec = self._spec()
+        if isinstance(self.pool, Remote):
+            self.pool.answer_to(self)
+        elif self._app_path is not None:
+            self.quarantine = Quarantine(self._last_resort, self._start_task)
         self.pool.start(self.adjust.spec, WorkerRunner(self.lifecycle))
         self.leases.start()
         self.disposal.start()
@@ -150,6 +158,13 @@ class Worker:
         if self.pool_name == "solo":
             self.concurrency = 1
         pool: Pool = factory(self.concurrency, **options)
+        return pool
+
+    def _last_resort(self) -> Pool:
+        """A process for tasks that may have killed others."""
+        pool = PreforkPool(1)
+        pool.answer_to(self)
+        pool.start(self.adjust.spec)
         return pool
 
     def _spec(self) -> Any:
@@ -232,6 +247,8 @@ class Worker:
         except queue.Empty:
             pass
         self.pool.stop(0.0)
+        if self.quarantine is not None:
+            self.quarantine.stop(0.0)
 
     def _shut_down(self) -> int:
         """Stop polling, give back what has not started, wait for what runs, then cut it short."""
@@ -247,6 +264,8 @@ class Worker:
         self.disposal.flush(1.0)
         grace = max(0.0, (self._deadline or 0.0) - time.monotonic())
         self.pool.stop(0.0 if self._cold else grace)
+        if self.quarantine is not None:
+            self.quarantine.stop(max(0.0, (self._deadline or 0.0) - time.monotonic()))
         for source in self.sources:
             source.join(POLL_GRACE / max(1, len(self.sources)))
         self.lifecycle.hurry()
@@ -295,10 +314,22 @@ class Worker:
         if self.steering.revoked(delivery):
             self._ended(delivery, Cancelled(started=False))
             return
+        if self.quarantine is not None and self._last_chance(delivery):
+            self.quarantine.submit(delivery, lambda end: self._ended(delivery, end))
+        else:
+            self._start_task(delivery)
+
+    def _start_task(self, delivery: Delivery) -> None:
+        assert self.pool is not None
         if self.pool_name == "solo":
             self._inbox.put(delivery)  # run() takes it: solo tasks run on the main thread
         else:
             self.pool.submit(delivery, lambda end: self._ended(delivery, end))
+
+    def _last_chance(self, delivery: Delivery) -> bool:
+        """Would its queue move it to the dead letters instead of delivering it once more?"""
+        limit = self.infos[delivery.queue].max_receive_count
+        return limit is not None and 1 < limit <= delivery.receive_count
 
     def _run_solo(self, wait: float) -> None:
         """For ``wait`` seconds, run what comes in, one after another, on this thread."""
@@ -322,6 +353,9 @@ class Worker:
                 self._conclude(delivery, Release(0.0))
 
     def _ended(self, delivery: Delivery, end: End) -> None:
+        if isinstance(end, Cancelled) and self.leases.lost(delivery):
+            self._conclude(delivery, Abandon())
+            return
         # A hard limit is the task's own doing even while we stop; a death then is ours.
         if isinstance(end, TimedOut | Cancelled) or (isinstance(end, Died) and not self._stopping):
             # Judging a loss asks the store; the pool's own thread must not wait for that.
@@ -373,8 +407,26 @@ class Worker:
         self.disposal.apply(delivery, verdict)
         self._lanes[delivery.queue].give()
 
+    # --- leases -----------------------------------------------------------------------------------
+
+    def wanted(self, job: Delivery) -> bool:
+        """As Owner.wanted: is the lease still ours?"""
+        return self.leases.holds(job)
+
+    def eased(self, job: Delivery) -> None:
+        """As Owner.eased."""
+        self.leases.ease(job)
+
     def _lost(self, delivery: Delivery) -> None:
+        """Somebody else may hold it: it does not start any more, a coroutine is stopped, what runs
+        elsewhere learns that it is not to settle."""
         self.app.hooks.fire("lease_lost", delivery=delivery)
+        for pool in (self.pool, self.quarantine):
+            cancel = getattr(pool, "cancel", None)
+            if cancel is not None and cancel(delivery, self.pool_name == "asyncio"):
+                return
+            if isinstance(pool, Remote | Quarantine):
+                pool.withdraw(delivery)
 
     def stats(self) -> dict[str, Any]:
         """Numbers since the start."""

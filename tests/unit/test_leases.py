@@ -122,6 +122,31 @@ def test_a_refused_renewal_loses_the_lease_once() -> None:
     assert not leases.remove(delivery)
 
 
+def test_an_eased_lease_is_renewed_while_that_works_and_then_nothing_is_lost() -> None:
+    """Early acknowledgement: the message is deleted, at some moment, while its task runs on."""
+    clock, queue, leases, lost = make()
+    delivery = queue.deliver("r", 30.0)
+    leases.add([delivery])
+    leases.ease(delivery)
+    for _ in range(8):
+        clock.advance(10)
+        leases.beat()
+    assert queue.until["r"] > clock.time()
+    del queue.until["r"]
+    for _ in range(8):
+        clock.advance(10)
+        leases.beat()
+
+    assert lost == []
+    assert leases.lost_count == 0
+    assert leases.holds(delivery)
+    calls = len(queue.calls)
+    clock.advance(100)
+    leases.beat()
+    assert len(queue.calls) == calls
+    assert leases.remove(delivery)
+
+
 def test_an_absent_broker_is_asked_again_in_time() -> None:
     clock, queue, leases, lost = make()
     delivery = queue.deliver("r", 30.0)

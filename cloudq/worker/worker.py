@@ -162,6 +162,7 @@ class Worker:
 
     def _last_resort(self) -> Pool:
         """A process for tasks that may have killed others."""
+        assert self.adjust.spec is not None
         pool = PreforkPool(1)
         pool.answer_to(self)
         pool.start(self.adjust.spec)

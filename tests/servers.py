@@ -156,3 +156,17 @@ def ministack(folder: Path) -> Iterator[str]:
     env = environment(BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), LOG_LEVEL="WARNING", TMPDIR=str(folder))
     with running([str(command)], f"http://127.0.0.1:{port}", env, folder / "ministack.log") as url:
         yield url
+
+
+@contextlib.contextmanager
+def microburst(folder: Path, upstream: str) -> Iterator[str]:
+    """A fault proxy before ``upstream``; yields its URL. Its first AWS request takes seconds, made here."""
+    beside = Path(sys.executable).with_name("microburst")
+    command = str(beside) if beside.exists() else shutil.which("microburst")
+    if command is None:
+        absent("microburst", "pip install microburst")
+    port = free_port()
+    arguments = [str(command), "--upstream", upstream, "--host", "127.0.0.1", "--port", str(port)]
+    health = f"http://127.0.0.1:{port}/_microburst/health"
+    with running(arguments, health, environment(), folder / "microburst.log"):
+        yield f"http://127.0.0.1:{port}"

@@ -24,7 +24,7 @@ from cloudq.brokers.open import open_broker
 #: The proof's own size; CLOUDQ_TEST_FAULT_TASKS scales it where time is short.
 TASKS = int(os.environ.get("CLOUDQ_TEST_FAULT_TASKS", "5000"))
 #: Messages whose receipt was lost on the way come again after this (seconds).
-VISIBILITY = 20.0
+VISIBILITY = 10.0
 #: Longest that no task may end while there are some, seconds: a client's longest wait for an answer
 #: (15, and 20 more for a long poll), and a retry.
 GAP = 45.0
@@ -119,7 +119,7 @@ def run(
             eventually("all end", lambda: ended(watcher, ids), timeout=limit)
             took = time.monotonic() - started
             # the last answers may be lost as well: what was not deleted comes again, and is recognised
-            eventually("all deleted", lambda: empty(scene, watcher), timeout=4 * VISIBILITY)
+            eventually("all deleted", lambda: empty(scene, watcher), timeout=8 * VISIBILITY)
             requests = proxy.requests()
             proxy.rules([])
             assert worker.stop() == 0, worker.text[-3000:]

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cloudq import states
     from cloudq.app import CloudQ
-    from cloudq.canvas.signature import Signature
+    from cloudq.canvas.primitives import chain, chord, chunks, group, xmap, xstarmap
+    from cloudq.canvas.signature import Signature, maybe_signature, signature
     from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
     from cloudq.results.group import GroupResult, ResultSet
     from cloudq.results.handle import AsyncResult
@@ -25,10 +26,18 @@ __all__ = [
     "Signature",
     "SoftTimeLimitExceeded",
     "Task",
+    "chain",
+    "chord",
+    "chunks",
     "crontab",
+    "group",
+    "maybe_signature",
     "schedule",
+    "signature",
     "solar",
     "states",
+    "xmap",
+    "xstarmap",
 ]
 __version__ = "0.1.0"
 
@@ -43,6 +52,14 @@ _HOMES = {
     "Signature": "canvas.signature",
     "SoftTimeLimitExceeded": "errors",
     "Task": "task",
+    "chain": "canvas.primitives",
+    "chord": "canvas.primitives",
+    "chunks": "canvas.primitives",
+    "group": "canvas.primitives",
+    "maybe_signature": "canvas.signature",
+    "signature": "canvas.signature",
+    "xmap": "canvas.primitives",
+    "xstarmap": "canvas.primitives",
     "crontab": "schedules.crontab",
     "schedule": "schedules.interval",
     "solar": "schedules.solar",

@@ -23,6 +23,7 @@ from typing import (
 
 from cloudq import states
 from cloudq.canvas.signature import Signature
+from cloudq.canvas.signature import signature as make_signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import current
 from cloudq.decorators import BoundDecorator, Decorator, PeriodicDecorator
@@ -31,9 +32,10 @@ from cloudq.hooks import Hooks
 from cloudq.opened import Opened
 from cloudq.options import CallOptions, TaskOptions
 from cloudq.registry import Registry
-from cloudq.results.handle import AsyncResult, EagerResult
+from cloudq.results.handle import AsyncResult
 from cloudq.settings import Conf
 from cloudq.task import AsyncTask, Task
+from cloudq.workflows.face import Workflows
 
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.results.poller import Poller
     from cloudq.results.record import Record
     from cloudq.results.store import ResultStore
+    from cloudq.runtime.inline import Inline
     from cloudq.runtime.lifecycle import Lifecycle
     from cloudq.schedules.entry import Entry
     from cloudq.serializers.codec import Codec
@@ -60,7 +63,7 @@ Handle = AsyncResult[Any]
 _CHUNK = 1000
 
 
-class CloudQ:
+class CloudQ(Workflows):
     """An application: ``app = CloudQ("shop", broker="sqs://", backend="dynamodb://cloudq-results")``.
 
     ``broker`` and ``backend`` are URLs or ready-made instances; without them the settings, the
@@ -93,7 +96,7 @@ class CloudQ:
         self.conf.update(settings)
         self.clock = clock
         self.hooks = Hooks()
-        self.tasks = Registry()
+        self.tasks = Registry(self._builtin_task)
         self.periodic_entries: dict[str, Entry] = {}
         self._opened = Opened()
 
@@ -190,6 +193,7 @@ class CloudQ:
         self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Handle:
         """Publish a call by name; the task need not be known here. Options are ``apply_async``'s."""
+        self.check_links(options)
         add_to_parent = options.pop("add_to_parent", True)
         if self.conf.task_always_eager:
             return self.apply_task(name, args, kwargs, **options)
@@ -235,6 +239,7 @@ class CloudQ:
 
     def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
         call = signature.clone(**options)
+        self.check_links(call.options)
         task = self.tasks.get(call.task)
         if task is not None:
             task.check_arguments(call.args, call.kwargs)
@@ -249,25 +254,12 @@ class CloudQ:
 
         return await aio.to_thread(lambda: self.send_many(signatures, **options))
 
-    def apply_task(
-        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[Any]:
-        """Run a call here and now, through the lifecycle of a worker, links and retries included."""
-        options.pop("add_to_parent", None)
+    def run_inline(self, run: Callable[[Inline], Any]) -> Any:
+        """Have something run here and now, on a private queue and store; its result."""
         from cloudq import assembly
 
         parts = (self.tasks, self.codec, self.conf, self.hooks, self._task_defaults, self.clock)
-        inline = assembly.inline_of(*parts)
-        try:
-            record = inline.apply(name, args, kwargs, options)
-        finally:
-            inline.close()
-        if self.conf.task_store_eager_result and self.store is not None:
-            self.store.finish(record)
-        result: EagerResult[Any] = EagerResult(record, self)
-        if self.conf.task_eager_propagates and record.failed:
-            result.get()
-        return result
+        return assembly.run_inline(run, assembly.inline_of(*parts, self), self.conf, lambda: self.store)
 
     def signature(
         self,
@@ -279,7 +271,7 @@ class CloudQ:
         immutable: bool = False,
     ) -> Signature:
         """A signature by name, or of the mapping that a signature's JSON form is."""
-        return Signature(task, args, kwargs, options, immutable=immutable, sender=self)
+        return make_signature(task, args, kwargs, options, immutable=immutable, app=self)
 
     def _result_of(self, call: Outgoing, add_to_parent: bool) -> Handle:
         result = self.handle(call.envelope.id)
@@ -321,6 +313,12 @@ class CloudQ:
         from cloudq.results import group
 
         return group.Groups(self)
+
+    def node(self, plain: Any) -> Any:
+        """The result that ``as_tuple`` was called on: of one task, or of a group."""
+        from cloudq.results import group
+
+        return group.result_from_tuple(plain, self)
 
     def read(self, task_id: str) -> Record | None:
         """The stored record of a task, or None."""

@@ -23,6 +23,7 @@ from cloudq.hooks import Hooks
 from cloudq.producer import Producer
 from cloudq.registry import Registry
 from cloudq.results import push
+from cloudq.results.handle import Results
 from cloudq.results.poller import Poller
 from cloudq.results.store import ResultStore
 from cloudq.serializers.codec import Codec
@@ -158,19 +159,22 @@ def lifecycle_of(
 ) -> Lifecycle:
     """What runs deliveries."""
     from cloudq.runtime.admission import Admission
+    from cloudq.runtime.follow import Follower
     from cloudq.runtime.lifecycle import Lifecycle
     from cloudq.runtime.patience import Patience
     from cloudq.runtime.settle import Settler
+    from cloudq.workflows.launch import launcher_of
 
     admission = Admission(store, clock, conf)
     admission.check(registry)
     patience = Patience(conf.worker_settle_timeout, clock)
+    follower = Follower(launcher_of(producer, store, conf, clock, registry), store)
     return Lifecycle(
         registry=registry,
         codec=codec,
         store=store,
         broker=broker,
-        settler=Settler(store, producer, conf, hooks, clock, hostname, patience, producer.post),
+        settler=Settler(store, producer, conf, hooks, clock, hostname, patience, follower, producer.post),
         conf=conf,
         hooks=hooks,
         clock=clock,
@@ -182,9 +186,31 @@ def lifecycle_of(
 
 
 def inline_of(
-    registry: Registry, codec: Codec, conf: Conf, hooks: Hooks, defaults: Defaults, clock: Clock
+    registry: Registry,
+    codec: Codec,
+    conf: Conf,
+    hooks: Hooks,
+    defaults: Defaults,
+    clock: Clock,
+    results: Results,
 ) -> Inline:
     """What runs calls here and now."""
     from cloudq.runtime.inline import Inline
 
-    return Inline(registry, codec, conf, hooks, defaults, clock)
+    return Inline(registry, codec, conf, hooks, defaults, clock, results)
+
+
+def run_inline(
+    run: Callable[[Inline], Any], inline: Inline, conf: Conf, store: Callable[[], ResultStore | None]
+) -> Any:
+    """Run, and do with the result what the settings say of eager ones."""
+    try:
+        result = run(inline)
+    finally:
+        inline.close()
+    if conf.task_store_eager_result and (kept := store()) is not None:
+        for record in inline.ended.records.values():
+            kept.finish(record)
+    if conf.task_eager_propagates and result is not None:
+        result.get()
+    return result

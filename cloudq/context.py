@@ -48,6 +48,9 @@ class Request:
     #: Results of the tasks that this run has sent: AsyncResult objects.
     children: list[Any] = field(default_factory=list)
 
+    #: Signatures that the run adds to the header it is a member of.
+    added: list[Any] = field(default_factory=list)
+
     @property
     def attempt(self) -> int:
         """Which try this is, from 1: retries count, redeliveries do not."""

@@ -43,6 +43,7 @@
     TaskPredicate                             not failures: a task's word to the runtime
     ├── Retry
     ├── Ignore
+    │   └── Replace
     └── Reject
 
 Names and meaning follow Celery where the idea is the same.
@@ -354,6 +355,14 @@ class Retry(TaskPredicate):
 
 class Ignore(TaskPredicate):
     """End the task without recording any result."""
+
+
+class Replace(Ignore):
+    """What ``Task.replace`` raises: ``signature`` takes the task's place."""
+
+    def __init__(self, signature: Mapping[str, Any]) -> None:
+        super().__init__("replaced by another task")
+        self.signature = signature
 
 
 class Reject(TaskPredicate):

@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cloudq import ids
 from cloudq.brokers.base import Broker, Message, is_fifo, message_size
 from cloudq.brokers.claimcheck import ClaimCheck
-from cloudq.canvas.signature import as_list, to_plain
+from cloudq.canvas.plan import to_plain
+from cloudq.canvas.signature import as_list
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import Request, current
 from cloudq.delays import hop

@@ -105,6 +105,9 @@ class Settings:
     task_track_started: bool = _setting(False, "Record STARTED when a task begins: one more write per task.")
     task_time_limit: float | None = _setting(None, "Hard limit of every task.", "seconds")
     task_soft_time_limit: float | None = _setting(None, "Soft limit of every task.", "seconds")
+    task_allow_error_cb_on_chord_header: bool = _setting(
+        False, "A chord's `link_error` is linked to the tasks of its header too, not only to its body."
+    )
     task_always_eager: bool = _setting(False, "`delay()` runs the task at once, in this process.")
     task_eager_propagates: bool = _setting(False, "Eager tasks raise their errors in the caller.")
     task_store_eager_result: bool = _setting(False, "Eager tasks write their results to the backend as well.")

@@ -6,18 +6,31 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
-from cloudq import callkey, context, plugins
+from cloudq import callkey, context, ids, plugins
 from cloudq.callkey import KeySpec
 from cloudq.canvas.sender import Sender
 from cloudq.canvas.signature import Signature
 from cloudq.context import Request
-from cloudq.errors import ImproperlyConfigured, MaxRetriesExceededError, Retry
+from cloudq.errors import ImproperlyConfigured, MaxRetriesExceededError, Replace, Retry
 from cloudq.options import CallOptions, check_task_options
 from cloudq.rates import limit_of
 from cloudq.results.handle import AsyncResult, EagerResult
 from cloudq.retry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, RetryPolicy
+
+if TYPE_CHECKING:  # most tasks are part of no workflow
+    from cloudq.canvas.primitives import chunks, xmap, xstarmap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -310,6 +323,55 @@ class Task(Generic[P, R]):
             task_kwargs=None if kwargs is None else dict(kwargs),
             options=options,
         ) from exc
+
+    def map(self, it: Iterable[Any]) -> xmap:
+        """A signature of one call that runs this task for each item."""
+        from cloudq.canvas.primitives import xmap
+
+        return xmap(self.s(), it)
+
+    def starmap(self, it: Iterable[Any]) -> xstarmap:
+        """As ``map``; each item is the list of positional arguments."""
+        from cloudq.canvas.primitives import xstarmap
+
+        return xstarmap(self.s(), it)
+
+    def chunks(self, it: Iterable[Any], n: int) -> chunks:
+        """A group of calls that each run this task for ``n`` items (lists of positional arguments)."""
+        from cloudq.canvas.primitives import chunks
+
+        return chunks(self.s(), it, n)
+
+    def replace(self, sig: Mapping[str, Any]) -> NoReturn:
+        """Let ``sig``, any signature, take this task's place: ``return self.replace(other.s(1))``.
+
+        Its last call gets this task's id, so that whoever waits for this one gets its result, and
+        what was to follow follows it. A group is gathered into a list. Raises Replace, which the
+        runtime understands, and ImproperlyConfigured for what is no signature.
+        """
+        from cloudq.canvas.plan import as_one, replacement
+
+        planned = as_one(replacement(sig))
+        if self.request.called_directly:
+            raise ImproperlyConfigured(f"{self.name} was called directly: there is no task to replace")
+        raise Replace(planned)
+
+    def add_to_chord(self, sig: Signature, lazy: bool = False) -> Any:
+        """Add a call to the header that this task is a member of: the body gets its result as well,
+        after those of the header's own members.
+
+        It is sent once this run has ended (a retry adds its own). Returns its result; with ``lazy``
+        the signature. Raises ValueError outside of a header, ImproperlyConfigured for a group.
+        """
+        request = self.request
+        if request.chord is None or request.id is None:
+            raise ValueError(f"{self.name} is not running as a member of a chord's header")
+        if sig.get("subtask_type") == "group":
+            raise ImproperlyConfigured("add the members of a group one by one: add_to_chord takes one result")
+        if "task_id" not in sig.options:
+            sig = sig.clone(task_id=ids.derived_id(request.id, "added", len(request.added)))
+        request.added.append(sig)
+        return sig if lazy else self._sender.handle(sig.options["task_id"])
 
     def update_state(self, task_id: str | None = None, state: str = "PROGRESS", meta: Any = None) -> None:
         """Record a custom state with ``meta`` (any value that can be serialized) for whoever polls."""

@@ -41,6 +41,26 @@ class Sender(Protocol):
         """Run the call here and now, through the same lifecycle as a worker."""
         ...
 
+    def handle(self, task_id: str) -> AsyncResult[Any]:
+        """The result of the task with this id."""
+        ...
+
+    def send_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Publish a chain, group or chord, and return the result of its end."""
+        ...
+
+    async def asend_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Asyncio twin of ``send_canvas``."""
+        ...
+
+    def apply_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Run a chain, group or chord here and now, through the same lifecycle as a worker."""
+        ...
+
+    def frozen_result(self, signature: Any) -> Any:
+        """Give the signature its ids for good, and return the result it will have."""
+        ...
+
     def update_state(self, task_id: str, state: str, meta: Any, retries: int) -> None:
         """Record an unfinished task's custom state."""
         ...

@@ -1,13 +1,14 @@
 """A signature: a call as data, to be sent later, by somebody else, or after something else.
 
 It is a dict (``task, args, kwargs, options, subtask_type, immutable``), as in Celery: its JSON form
-is what messages carry.
+is what messages carry. Chains, groups and chords are signatures too (``cloudq.canvas.primitives``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar, Self
 
 from cloudq import ids
 from cloudq.canvas.sender import Sender
@@ -17,6 +18,9 @@ from cloudq.results.handle import AsyncResult, EagerResult
 
 class Signature(dict[str, Any]):
     """One task call with its options. ``s.delay()`` sends it; ``s.clone(args)`` makes a variant."""
+
+    #: ``subtask_type`` of the subclasses in ``cloudq.canvas.primitives``, None for a plain call.
+    kind: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -67,12 +71,12 @@ class Signature(dict[str, Any]):
 
     def clone(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature:
+    ) -> Self:
         """A copy with ``args`` put before its own, ``kwargs`` and ``options`` laid over its own.
 
         An immutable signature takes no further arguments.
         """
-        copy = Signature(self, sender=self._sender)
+        copy = self._copy()
         if not self.immutable:
             copy["args"] = (*args, *self.args)
             copy["kwargs"] = {**self.kwargs, **(kwargs or {})}
@@ -81,38 +85,85 @@ class Signature(dict[str, Any]):
 
     partial = clone
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+    def _copy(self) -> Self:
+        copy = type(self).__new__(type(self))
+        dict.__init__(copy, self)
+        copy["kwargs"] = dict(self.kwargs)
+        copy._sender = self._sender
+        return copy
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A copy with these in place of its own."""
+        copy = self.clone()
+        if args is not None:
+            copy["args"] = tuple(args)
+        if kwargs is not None:
+            copy["kwargs"] = dict(kwargs)
+        if options is not None:
+            copy["options"] = dict(options)
+        return copy
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Take no arguments of what runs before it (or do, again)."""
+        self["immutable"] = immutable
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Lay options over its own, in place; returns itself."""
         if immutable is not None:
-            self["immutable"] = immutable
+            self.set_immutable(immutable)
         self.options.update(options)
         return self
 
-    def freeze(self, task_id: str | None = None) -> Signature:
-        """Settle its task id now, in place; returns itself."""
+    def freeze(self, task_id: str | None = None) -> Any:
+        """Settle its task id now, in place; returns the result it will have, as in Celery."""
         if task_id is not None or "task_id" not in self.options:
             self.options["task_id"] = task_id or ids.new_id()
-        return self
+        return self._way_out().handle(self.options["task_id"])
 
-    def link(self, callback: Signature) -> Signature:
+    def link(self, callback: Mapping[str, Any]) -> Any:
         """Send ``callback`` with the result when this succeeds; returns ``callback``."""
         return self._append("link", callback)
 
-    def link_error(self, errback: Signature) -> Signature:
+    def link_error(self, errback: Mapping[str, Any]) -> Any:
         """Send ``errback`` when this fails; returns ``errback``."""
         return self._append("link_error", errback)
 
-    def on_error(self, errback: Signature) -> Signature:
+    def on_error(self, errback: Mapping[str, Any]) -> Self:
         """As ``link_error``, but returns itself, for chaining calls."""
         self.link_error(errback)
         return self
 
-    def _append(self, name: str, signature: Signature) -> Signature:
+    def flatten_links(self) -> list[Any]:
+        """Itself, then all callbacks that would follow from it."""
+        found: list[Any] = [self]
+        for each in as_list(self.options.get("link")):
+            found.extend(each.flatten_links() if isinstance(each, Signature) else [each])
+        return found
+
+    def _append(self, name: str, signature: Mapping[str, Any]) -> Any:
         linked = as_list(self.options.get(name))
-        if signature not in linked:
+        if not any(each is signature for each in linked) and signature not in linked:
             linked.append(signature)
         self.options[name] = linked
         return signature
+
+    def __or__(self, other: Any) -> Any:
+        """``a | b``: ``b`` runs after ``a``, with its result."""
+        if not isinstance(other, Mapping) or "task" not in other:
+            return NotImplemented
+        return _primitives().joined(self, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self.__or__(other)
+
+    def __invert__(self) -> Any:
+        """``~s``: send it and wait for its value."""
+        return self.apply_async().get()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it here and now and return its value; errors are raised."""
@@ -147,15 +198,21 @@ class Signature(dict[str, Any]):
         call = self.clone(args, kwargs, **options)
         return self._way_out().apply_task(call.task, call.args, call.kwargs, **call.options)
 
-    def _way_out(self) -> Sender:
-        if self._sender is None:
-            raise ImproperlyConfigured(
-                f"the signature of {self.task} belongs to no app: use app.signature(...) or task.s(...)"
-            )
+    @property
+    def sender(self) -> Sender | None:
+        """The app it was made with, which sends it; None for one that was read from JSON."""
         return self._sender
 
+    def _way_out(self) -> Sender:
+        sender = self.sender
+        if sender is None:
+            raise ImproperlyConfigured(
+                f"the signature of {self.task} belongs to no app: use app.signature(...), task.s(...) or app="
+            )
+        return sender
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Signature, (dict(self),)
+        return signature, (dict(self),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
         return self.clone()
@@ -174,29 +231,41 @@ def as_list(found: Any) -> list[Any]:
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def to_plain(signature: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping that messages carry: no empty fields, no foreign ones, linked ones inside.
+def signature(
+    varies: str | Mapping[str, Any],
+    args: Iterable[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    app: Sender | None = None,
+    immutable: bool = False,
+    **more: Any,
+) -> Signature:
+    """A signature of a task's name, or of the mapping that a signature's JSON form is.
 
-    Raises ImproperlyConfigured when ``signature`` is not one.
+    A mapping of a chain, group or chord becomes one again. Raises ImproperlyConfigured for what is
+    neither.
     """
-    if not isinstance(signature, Mapping) or not isinstance(signature.get("task"), str):
-        raise ImproperlyConfigured(f"a signature is expected, like task.s(...), got {signature!r}")
-    plain: dict[str, Any] = {"task": signature["task"]}
-    if signature.get("args"):
-        plain["args"] = list(signature["args"])
-    if signature.get("kwargs"):
-        plain["kwargs"] = dict(signature["kwargs"])
-    options = dict(signature.get("options") or {})
-    for name in ("link", "link_error"):
-        if linked := as_list(options.pop(name, None)):
-            options[name] = [to_plain(each) for each in linked]
-    if options:
-        plain["options"] = options
-    if signature.get("immutable"):
-        plain["immutable"] = True
-    if signature.get("subtask_type"):
-        plain["subtask_type"] = signature["subtask_type"]
-    return plain
+    if isinstance(varies, Signature):
+        return varies
+    if isinstance(varies, str):
+        return Signature(varies, args, kwargs, {**(options or {}), **more}, immutable=immutable, sender=app)
+    if not isinstance(varies, Mapping) or not isinstance(varies.get("task"), str):
+        raise ImproperlyConfigured(f"a signature is expected, like task.s(...), got {varies!r}")
+    if varies.get("subtask_type") is None:
+        return Signature(varies, sender=app)
+    found: Signature = _primitives().rebuilt(varies, app)
+    return found
+
+
+def maybe_signature(found: Any, app: Sender | None = None) -> Any:
+    """A mapping as the signature it stands for; None stays None (Celery's name)."""
+    return found if found is None else signature(found, app=app)
+
+
+def _primitives() -> Any:
+    # by name: primitives are made of signatures, and importing cloudq needs none of them
+    return import_module("cloudq.canvas.primitives")
 
 
 def _copied(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Join:
         self._root = check_key(f"join/{join_id}")
         self._missing: dict[tuple[int, int], int] = {}
 
+    @property
+    def size(self) -> int | None:
+        """How many members there are, as far as this object knows."""
+        return self._size
+
     # --- the verbs ---------------------------------------------------------------------------
 
     def arrive(self, index: int) -> bool:

@@ -42,6 +42,9 @@ class Results(Protocol):
     def control(self) -> Revoker: ...
     def need_store(self) -> ResultStore: ...
     def handle(self, task_id: str) -> AsyncResult[Any]: ...
+    def node(self, plain: Any) -> Any:
+        """The result that ``as_tuple`` was called on: one task's, or a group's."""
+        ...
 
 
 class AsyncResult(Generic[R]):
@@ -131,9 +134,13 @@ class AsyncResult(Generic[R]):
         return self._read().retries
 
     @property
-    def children(self) -> list[AsyncResult[Any]]:
-        """Results of the tasks that this one sent; known once it has finished."""
-        return [self._results.handle(each) for each in self._read().children if isinstance(each, str)]
+    def children(self) -> list[Any]:
+        """Results of the tasks (and groups) that this one led to; known once it has finished."""
+        results = self._results
+        return [
+            results.handle(each) if isinstance(each, str) else results.node(each)
+            for each in self._read().children
+        ]
 
     def ready(self) -> bool:
         """Has it ended, one way or the other?"""

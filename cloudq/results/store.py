@@ -136,6 +136,10 @@ class ResultStore:
         """Delete the record."""
         self.backend.delete(task_key(task_id))
 
+    def keep(self, key: str, value: bytes, ttl: float) -> None:
+        """Write a document that is no record, over one that is there. ``ttl`` is seconds."""
+        self.backend.write(key, value, expires_at=self._clock.time() + ttl)
+
     # --- groups -------------------------------------------------------------------------------
 
     def save_group(self, group: membership.Membership) -> None:

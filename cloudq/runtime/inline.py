@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 from cloudq import states
 from cloudq.backends.open import open_backend
@@ -21,15 +22,19 @@ from cloudq.execution.call import NoWatch
 from cloudq.hooks import Hooks
 from cloudq.producer import Producer
 from cloudq.registry import Registry
+from cloudq.results.group import GroupResult, result_from_tuple
+from cloudq.results.handle import AsyncResult, EagerResult, Results
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.admission import Admission
+from cloudq.runtime.follow import Follower
 from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.settle import Settler
 from cloudq.runtime.verdict import Bury, Release
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
+from cloudq.workflows.launch import launcher_of
 
 
 class _Undelayed:
@@ -55,6 +60,48 @@ def _private_broker(conf: Conf, clock: Clock) -> Broker:
     return SqliteBroker(None, clock, max_body=conf.broker_large_messages_max)
 
 
+class Ended:
+    """The records of an inline run, as results ask for them; ``app`` answers for all other ids."""
+
+    def __init__(self, app: Results) -> None:
+        self._app = app
+        self._handles: list[EagerResult[Any]] = []
+        self.records: dict[str, Record] = {}
+
+    def handle(self, task_id: str) -> AsyncResult[Any]:
+        """The result of that id; it has its record once the run is over."""
+        found: EagerResult[Any] = EagerResult(self._record(task_id), self)
+        self._handles.append(found)
+        return found
+
+    def over(self, records: Mapping[str, Record]) -> None:
+        """Nothing runs any more: this is how all of it ended."""
+        self.records.update(records)
+        for each in self._handles:
+            each._record = self._record(each.id)
+        self._handles.clear()
+
+    def _record(self, task_id: str) -> Record:
+        # a task that raised Ignore leaves no record, as on a worker
+        return self.records.get(task_id) or Record(task_id, states.IGNORED)
+
+    def read(self, task_id: str) -> Record | None:
+        return self.records.get(task_id) or self._app.read(task_id)
+
+    def node(self, plain: Any) -> Any:
+        return result_from_tuple(plain, self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._app, name)
+
+
+def _ends(result: Any) -> list[str]:
+    """The ids of the tasks that a workflow ends in."""
+    if isinstance(result, GroupResult):
+        return [each for member in result for each in _ends(member)]
+    return [] if result is None else [result.id]
+
+
 class Inline:
     """One private broker and store; runs calls until nothing is queued any more."""
 
@@ -66,6 +113,7 @@ class Inline:
         hooks: Hooks,
         defaults: Callable[[str], Mapping[str, Any]],
         clock: Clock,
+        results: Results,
     ) -> None:
         broker: Any = _Undelayed(_private_broker(conf, clock))
         self._broker = broker
@@ -74,12 +122,15 @@ class Inline:
         )
         self.producer = Producer(lambda: broker, codec, conf, hooks, defaults, clock)
         patience = Patience(0.0, clock)
+        self.ended = Ended(results)
+        self._launcher = launcher_of(self.producer, self.store, conf, clock, registry)
+        follower = Follower(self._launcher, self.store)
         self._lifecycle = Lifecycle(
             registry=registry,
             codec=codec,
             store=self.store,
             broker=lambda: broker,
-            settler=Settler(self.store, self.producer, conf, hooks, clock, "inline", patience),
+            settler=Settler(self.store, self.producer, conf, hooks, clock, "inline", patience, follower),
             conf=conf,
             hooks=hooks,
             clock=clock,
@@ -91,20 +142,28 @@ class Inline:
 
     def apply(
         self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> Record:
-        """Run one call and all that follows from it; return its record.
+    ) -> EagerResult[Any]:
+        """Run one call and all that follows from it; return its result.
 
         Raises what publishing would raise, and MessageError where a worker would bury the message.
         """
         call = self.producer.prepare(name, args, kwargs, options)
         self.producer.send([call])
+        self._finish([call.envelope.id])
+        return EagerResult(self.ended._record(call.envelope.id), self.ended)
+
+    def launch(self, signature: Mapping[str, Any]) -> Any:
+        """Run a workflow; return the result of its end. Raises as ``apply``."""
+        result = self._launcher.launch(signature, self.ended)
+        self._finish(_ends(result))
+        return result
+
+    def _finish(self, wanted: Iterable[str]) -> None:
         buried = self._drain()
-        record = self.store.read(call.envelope.id)
-        if record is not None:
-            return record
-        if buried:
+        ids = [unquote(key.removeprefix("task/")) for key in self.store.backend.keys("task/")]
+        self.ended.over(self.store.read_many(ids))
+        if buried and any(each not in self.ended.records for each in wanted):
             raise MessageError("; ".join(buried.values()))
-        return Record(call.envelope.id, states.IGNORED)  # the task raised Ignore: no record, as on a worker
 
     def _drain(self) -> dict[str, str]:
         buried: dict[str, str] = {}

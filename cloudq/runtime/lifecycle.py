@@ -37,14 +37,17 @@ from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.admission import NOTHING, Admission, Admitted
+from cloudq.runtime.gather import Gatherer
 from cloudq.runtime.limits import Wait, was_deferred
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
+from cloudq.runtime.request import request_of
 from cloudq.runtime.settle import Settler, label, release_after
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release, Verdict
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 from cloudq.task import Task
+from cloudq.workflows.words import AGAIN, ERRBACK, JOINED
 
 logger = logging.getLogger("cloudq.runtime")
 task_logger = logging.getLogger("cloudq.task")
@@ -81,6 +84,7 @@ class Lifecycle:
         self._hostname = hostname
         self._eager = eager
         self._patience = patience
+        self._gatherer = Gatherer(store)
         self.settler = settler
         #: Why a task must not run although its message says so ("revoked"), or None. From memory.
         self.revoked: Callable[[Envelope], str | None] = lambda envelope: None
@@ -192,11 +196,15 @@ class Lifecycle:
         if (refused := self._not_now(delivery, envelope)) is not None:
             return refused
         try:
-            task = self._registry[envelope.task]
-            self._bind(task, envelope)
+            return self._checked(delivery, envelope)
         except MessageError as error:
             self.settler.free(envelope)
             return self._bury(delivery, error)
+
+    def _checked(self, delivery: Delivery, envelope: Envelope) -> Ready | Verdict:
+        task = self._registry[envelope.task]
+        if not _refers(envelope):
+            self._bind(task, envelope.args, envelope)
         records = self._records(task, envelope)
         found = self._known(delivery, envelope, records)
         if found is None:
@@ -204,7 +212,8 @@ class Lifecycle:
         record, version = found
         if record.final:
             task_logger.info("task %s had already ended in %s; not run again", label(envelope), record.state)
-            return self.settler.conclude(envelope, delivery.queue, record, self._wants(task, "dead_letter"))
+            dead_letter = self._wants(task, "dead_letter")
+            return self.settler.conclude(envelope, delivery.queue, record, dead_letter, again=True)
         if record.state == states.RETRY and record.retries > envelope.retries:
             return self._stale(delivery, envelope, task, record, version, records)
         return self._ready(delivery, envelope, task, version, records)
@@ -247,21 +256,24 @@ class Lifecycle:
         records = not envelope.headers.get(IGNORE_RESULT) if task is None else self._records(task, envelope)
         return self.settler.revoke(envelope, delivery.queue, TaskRevokedError(why), records)
 
-    def _bind(self, task: Task[..., Any], envelope: Envelope) -> None:
+    def _bind(self, task: Task[..., Any], args: tuple[Any, ...], envelope: Envelope) -> None:
         try:
-            task.check_arguments(envelope.args, envelope.kwargs)
+            task.check_arguments(args, envelope.kwargs)
         except TypeError as error:
             raise InvalidArguments(str(error)) from None
 
     def _records(self, task: Task[..., Any], envelope: Envelope) -> bool:
         if self._store is None or self._eager:  # inline: the caller is right here and asks
             return self._store is not None
+        if envelope.chord is not None:  # what follows its group reads its result
+            return True
         return not (self._wants(task, "ignore_result") or envelope.headers.get(IGNORE_RESULT))
 
     def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         """The task's record, read only where a second message or run is likely: it costs a call."""
         again = delivery.receive_count > 1 or envelope.retries > 0 or self._conf.task_check_revoked
         again = again or hop.hops(envelope) > 0 or was_deferred(envelope) or UNIQUE in envelope.headers
+        again = again or AGAIN in envelope.headers or JOINED in envelope.headers
         if not (again and records and self._store is not None):
             return None
         store = self._store
@@ -299,11 +311,13 @@ class Lifecycle:
     ) -> Ready | Verdict:
         if is_fifo(delivery.queue) and not records:
             envelope = envelope.with_(retries=max(envelope.retries, delivery.receive_count - 1))
-        try:
-            admitted = NOTHING if self._eager else self._admit(task, envelope, delivery)
-        except InvalidArguments as error:
-            self.settler.free(envelope)
-            return self._bury(delivery, error)
+        args = self._arguments(envelope, task)
+        if isinstance(args, Release):
+            return args
+        if isinstance(args, Outcome):
+            request = self._request(delivery, envelope, task, records)
+            return self.settle(Ready(delivery, envelope, task, request, known, records), args)
+        admitted = NOTHING if self._eager else self._admit(task, envelope, delivery)
         if isinstance(admitted, Wait):
             return self._defer(delivery, envelope, admitted)
         if isinstance(admitted, Record):
@@ -315,10 +329,21 @@ class Lifecycle:
                 return started
             self.settler.started(envelope, task)
             request = self._request(delivery, envelope, task, records)
-            return Ready(delivery, envelope, task, request, started, records, admitted)
+            request.args = args
+            return Ready(delivery, envelope, task, request, started, records, admitted, args)
         except BaseException:
             self.admission.leave(admitted, ran=False)
             raise
+
+    def _arguments(self, envelope: Envelope, task: Task[..., Any]) -> tuple[Any, ...] | Outcome | Release:
+        if not _refers(envelope):
+            return envelope.args
+        found = self._patience.call(
+            f"fetching the arguments of {label(envelope)}", lambda: self._gatherer.arguments(envelope, task)
+        )
+        if isinstance(found, tuple):
+            self._bind(task, found, envelope)
+        return found
 
     def _admit(
         self, task: Task[..., Any], envelope: Envelope, delivery: Delivery
@@ -362,41 +387,7 @@ class Lifecycle:
     def _request(
         self, delivery: Delivery, envelope: Envelope, task: Task[..., Any], records: bool
     ) -> Request:
-        hard = _first(envelope.time_limit, task.time_limit, self._conf.task_time_limit)
-        soft = _first(envelope.soft_time_limit, task.soft_time_limit, self._conf.task_soft_time_limit)
-        group = envelope.group
-        return Request(
-            id=envelope.id,
-            task=envelope.task,
-            args=envelope.args,
-            kwargs=envelope.kwargs,
-            retries=envelope.retries,
-            eta=envelope.eta,
-            expires=envelope.expires,
-            root_id=envelope.root_id or envelope.id,
-            parent_id=envelope.parent_id,
-            group=group.id if group else None,
-            group_index=group.index if group else None,
-            chord=envelope.chord,
-            chain=envelope.chain,
-            callbacks=envelope.link,
-            errbacks=envelope.link_error,
-            headers=envelope.headers,
-            timelimit=(hard, soft),
-            origin=envelope.origin,
-            hostname=self._hostname,
-            delivery_info={
-                "queue": delivery.queue,
-                "message_id": delivery.message_id,
-                "group_id": delivery.group_id,
-                "redelivered": delivery.receive_count > 1,
-            },
-            receive_count=delivery.receive_count,
-            first_received_at=delivery.first_received_at,
-            ignore_result=not records,
-            is_eager=self._eager,
-            called_directly=False,
-        )
+        return request_of(delivery, envelope, task, self._conf, records, self._hostname, self._eager)
 
     def _bury(self, delivery: Delivery, error: MessageError) -> Bury:
         task_logger.error(
@@ -410,13 +401,13 @@ class Lifecycle:
     def execute(self, ready: Ready, watch: Watch) -> Outcome:
         """Run the task's function. Never raises."""
         self._before(ready)
-        outcome = call(ready.task, ready.request, ready.envelope.args, ready.envelope.kwargs, watch)
+        outcome = call(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
         return self._after(ready, outcome)
 
     async def aexecute(self, ready: Ready, watch: Watch) -> Outcome:
         """As ``execute``, on the event loop."""
         self._before(ready)
-        outcome = await acall(ready.task, ready.request, ready.envelope.args, ready.envelope.kwargs, watch)
+        outcome = await acall(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
         return self._after(ready, outcome)
 
     def _before(self, ready: Ready) -> None:
@@ -448,9 +439,8 @@ class Lifecycle:
             records = self._records(task, envelope)
             found = self._known_after_loss(envelope, records)
             if found is not None and found[0].final:
-                return self.settler.conclude(
-                    envelope, delivery.queue, found[0], self._wants(task, "dead_letter")
-                )
+                dead_letter = self._wants(task, "dead_letter")
+                return self.settler.conclude(envelope, delivery.queue, found[0], dead_letter, again=True)
             ready = Ready(
                 delivery,
                 envelope,
@@ -490,5 +480,6 @@ class Lifecycle:
         return Bury("worker_lost", str(error)) if again and isinstance(verdict, Ack) else verdict
 
 
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
+def _refers(envelope: Envelope) -> bool:
+    """Are some of its arguments not in the message, but in the store?"""
+    return JOINED in envelope.headers or ERRBACK in envelope.headers

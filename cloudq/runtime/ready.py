@@ -18,7 +18,8 @@ class Ready:
     """``known`` is the version of the unfinished record that is there, if it was read.
 
     ``records``: results of this call are stored (it was not asked to ignore them).
-    ``admitted`` is what the run holds: a claim on its key, a place of ``max_concurrency``.
+    ``admitted`` is what the run holds: a claim on its key, a place of ``max_concurrency``. ``args``
+    are the positional arguments it is run with: those of the message, and what it only refers to.
     """
 
     delivery: Delivery
@@ -28,3 +29,4 @@ class Ready:
     known: Version | None = None
     records: bool = True
     admitted: Admitted = NOTHING
+    args: tuple[Any, ...] = ()

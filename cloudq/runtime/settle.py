@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloudq import ids, states
+from cloudq import states
 from cloudq.backends.base import Version
 from cloudq.brokers.base import Delivery, is_fifo
 from cloudq.clock import Clock
 from cloudq.coordination.unique import UniqueLocks
-from cloudq.errors import ImproperlyConfigured, Reject, SerializationError, ValueTooLarge
+from cloudq.errors import ImproperlyConfigured, Reject, Replace, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
@@ -25,12 +25,14 @@ from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime import limits
+from cloudq.runtime.follow import Follower
 from cloudq.runtime.idempotency import Claim
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
 from cloudq.settings import Conf
 from cloudq.task import Task
+from cloudq.workflows.words import ERRBACK, JOINED
 
 logger = logging.getLogger("cloudq.task")
 
@@ -50,6 +52,7 @@ class Settler:
         clock: Clock,
         hostname: str,
         patience: Patience,
+        follower: Follower,
         post: Callable[[str, str], None] | None = None,
     ) -> None:
         self._store = store
@@ -59,6 +62,7 @@ class Settler:
         self._clock = clock
         self._hostname = hostname
         self._patience = patience
+        self._follower = follower
         self._post = post
         self._locks = None if store is None else UniqueLocks(store.backend, clock)
         self.holds: Callable[[Any], bool] = lambda delivery: True
@@ -78,9 +82,7 @@ class Settler:
         if outcome.state == states.RETRY:
             return self._retry(ready, outcome)
         if outcome.state == states.IGNORED:
-            logger.info("task %s ignored in %.3f s", label(ready.envelope), outcome.runtime)
-            self.free(ready.envelope)
-            return ACK
+            return self._ignored(ready, outcome)
         if outcome.state == states.REJECTED:
             return self._reject(ready, outcome)
         return self._end(ready, outcome)
@@ -111,7 +113,10 @@ class Settler:
             self._report(ready, outcome)
         else:
             logger.info("task %s had already ended in %s; that stands", label(ready.envelope), standing.state)
-        return self.conclude(ready.envelope, ready.delivery.queue, standing, self._dead_letter(ready))
+        again = standing is not record or ready.delivery.receive_count > 1
+        stored = self._stores(ready, outcome)
+        dead_letter = self._dead_letter(ready)
+        return self.conclude(ready.envelope, ready.delivery.queue, standing, dead_letter, again, stored)
 
     def _keep(self, claim: Claim, record: Record, ready: Ready) -> Record | None:
         """Keep a success for all who come with the same key, before anything else says that it ended."""
@@ -146,7 +151,7 @@ class Settler:
             root_id=envelope.root_id if envelope.root_id != envelope.id else None,
             parent_id=envelope.parent_id,
             group_id=envelope.group.id if envelope.group else None,
-            children=tuple(follow_up_id(envelope, "link", n, each) for n, each in enumerate(envelope.link)),
+            children=tuple(self._follower.children(envelope)),
         )
         if self._store is not None and records:
             store = self._store
@@ -188,11 +193,23 @@ class Settler:
         except Exception as error:  # noqa: BLE001  the result is stored, the task has ended
             logger.warning("announcing %s to %s: %s", label(envelope), queue, error)
 
-    def conclude(self, envelope: Envelope, queue: str, record: Record, dead_letter: bool = False) -> Verdict:
-        """Send what follows from a final record and give the verdict. May happen any number of times."""
-        calls = list(self._follow_ups(envelope, record))
-        if calls:
-            self._send(f"sending what follows {label(envelope)}", calls)
+    def conclude(
+        self,
+        envelope: Envelope,
+        queue: str,
+        record: Record,
+        dead_letter: bool = False,
+        again: bool = False,
+        stored: bool = True,
+    ) -> Verdict:
+        """Send what follows from a final record and give the verdict. May happen any number of times.
+
+        ``again``: it may have happened before; ``stored``: the record is in the store.
+        """
+        self._patience.call(
+            f"sending what follows {label(envelope)}",
+            lambda: self._follower.follow(envelope, record, again=again, stored=stored),
+        )
         self.free(envelope)
         if dead_letter and record.state == states.FAILURE:
             return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
@@ -200,33 +217,31 @@ class Settler:
             return _rejected(record.result)
         return ACK
 
-    def _follow_ups(self, envelope: Envelope, record: Record) -> list[Outgoing]:
-        if record.state == states.SUCCESS:
-            return [
-                self._follow(envelope, "link", n, each, record.result) for n, each in enumerate(envelope.link)
-            ]
-        if record.failed:
-            return [
-                self._follow(envelope, "link_error", n, each, envelope.id)
-                for n, each in enumerate(envelope.link_error)
-            ]
-        return []
+    def _ignored(self, ready: Ready, outcome: Outcome) -> Verdict:
+        envelope = ready.envelope
+        self.free(envelope)
+        if isinstance(outcome.error, Replace):
+            return self._replaced(ready, outcome.error)
+        logger.info("task %s ignored in %.3f s", label(envelope), outcome.runtime)
+        if not self._follower.expects(envelope) or self._store is None:
+            return ACK
+        # Somebody waits for all members of a group: this one will have no result, and that is known.
+        record = self._finish(self._record_of(ready, outcome).with_(result=None), ready)
+        return self.conclude(envelope, ready.delivery.queue, record, again=ready.delivery.receive_count > 1)
 
-    def _follow(
-        self, envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any], first: Any
-    ) -> Outgoing:
-        args = list(signature.get("args") or ())
-        if not signature.get("immutable"):
-            args.insert(0, first)
-        options = {
-            **(signature.get("options") or {}),
-            "task_id": follow_up_id(envelope, kind, index, signature),
-            "root_id": envelope.root_id or envelope.id,
-            "parent_id": envelope.id,
-        }
-        headers = options.get("headers") or {}
-        options["headers"] = {**headers, REPLY_TO: envelope.headers.get(REPLY_TO)}
-        return self._producer.prepare(signature["task"], args, signature.get("kwargs"), options)
+    def _replaced(self, ready: Ready, replace: Replace) -> Verdict:
+        """Another workflow takes the place of this task: its id, and what follows it."""
+        envelope = ready.envelope
+        if envelope.retries and ready.records and self._store is not None:
+            store = self._store  # the record of an earlier try would make the new task look stale
+            self._patience.call(f"replacing {label(envelope)}", lambda: store.forget(envelope.id))
+        again = ready.delivery.receive_count > 1
+        self._patience.call(
+            f"sending what replaces {label(envelope)}",
+            lambda: self._follower.replace(envelope, replace.signature, again=again),
+        )
+        logger.info("task %s replaced itself by %s", label(envelope), replace.signature.get("task"))
+        return ACK
 
     def _reject(self, ready: Ready, outcome: Outcome) -> Verdict:
         reason = outcome.error.reason if isinstance(outcome.error, Reject) else None
@@ -234,7 +249,10 @@ class Settler:
             logger.info("task %s gave its message back: %s", label(ready.envelope), reason)
             return Release(0.0)
         if self._store is not None and ready.records:
-            self._announce(ready.envelope, self._finish(self._record_of(ready, outcome), ready))
+            record = self._finish(self._record_of(ready, outcome), ready)
+            self._announce(ready.envelope, record)
+            if self._follower.expects(ready.envelope):
+                self.conclude(ready.envelope, ready.delivery.queue, record, again=True)
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
         self.free(ready.envelope)
         return _rejected(outcome.error)
@@ -272,7 +290,8 @@ class Settler:
         due = retry.eta.timestamp() if retry.eta is not None else now + outcome.delay
         again = envelope.with_(retries=envelope.retries + 1, headers=limits.unmarked(envelope.headers))
         if retry.task_args is not None:
-            again = again.with_(args=retry.task_args)
+            own = {name: each for name, each in again.headers.items() if name not in (JOINED, ERRBACK)}
+            again = again.with_(args=retry.task_args, headers=own)
         if retry.task_kwargs is not None:
             again = again.with_(kwargs=retry.task_kwargs)
         plain = retry.task_args is None and retry.task_kwargs is None and not retry.options
@@ -283,7 +302,7 @@ class Settler:
             )
             standing = self._progress(store, record, ready)
             if standing.final:
-                return self.conclude(envelope, ready.delivery.queue, standing)
+                return self.conclude(envelope, ready.delivery.queue, standing, again=True)
         delay = max(0.0, due - now)
         logger.info(
             "task %s to be tried again in %.1f s (retry %d): %r",
@@ -398,9 +417,9 @@ class Settler:
                 "queue": ready.delivery.queue,
                 "runtime": round(outcome.runtime, 6),
             }
-        children = [getattr(each, "id", each) for each in request.children]
+        children = [named(each) for each in request.children]
         if outcome.state == states.SUCCESS:
-            children += [follow_up_id(envelope, "link", n, each) for n, each in enumerate(envelope.link)]
+            children += self._follower.children(envelope)
         return Record(
             envelope.id,
             outcome.state,
@@ -412,6 +431,7 @@ class Settler:
             parent_id=envelope.parent_id,
             group_id=envelope.group.id if envelope.group else None,
             children=tuple(children),
+            extra=self._follower.added(request),
             **more,
         )
 
@@ -447,10 +467,12 @@ def _unstorable(
     return Outcome(states.FAILURE, error=kind, traceback=message, runtime=outcome.runtime)
 
 
-def follow_up_id(envelope: Envelope, kind: str, index: int, signature: Mapping[str, Any]) -> str:
-    """The id a follow-up always has: the one its signature was frozen with, or a derived one."""
-    given = (signature.get("options") or {}).get("task_id")
-    return str(given) if given else ids.derived_id(envelope.id, kind, index)
+def named(child: Any) -> Any:
+    """A task's child as its record names it: an id, or a group with its members'."""
+    if not hasattr(child, "as_tuple"):
+        return child
+    plain = child.as_tuple()
+    return plain if plain[1] is not None else child.id
 
 
 def label(envelope: Envelope) -> str:

@@ -1,0 +1,62 @@
+"""What a run may know about itself: the request, made of the message and the task's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudq.brokers.base import Delivery
+from cloudq.context import Request
+from cloudq.message import Envelope
+from cloudq.settings import Conf
+from cloudq.task import Task
+
+
+def request_of(
+    delivery: Delivery,
+    envelope: Envelope,
+    task: Task[..., Any],
+    conf: Conf,
+    records: bool,
+    hostname: str,
+    eager: bool,
+) -> Request:
+    """The request of a run that is about to begin. ``records``: its result is stored."""
+    hard = _first(envelope.time_limit, task.time_limit, conf.task_time_limit)
+    soft = _first(envelope.soft_time_limit, task.soft_time_limit, conf.task_soft_time_limit)
+    group = envelope.group
+    return Request(
+        id=envelope.id,
+        task=envelope.task,
+        args=envelope.args,
+        kwargs=envelope.kwargs,
+        retries=envelope.retries,
+        eta=envelope.eta,
+        expires=envelope.expires,
+        root_id=envelope.root_id or envelope.id,
+        parent_id=envelope.parent_id,
+        group=group.id if group else None,
+        group_index=group.index if group else None,
+        chord=envelope.chord,
+        chain=envelope.chain,
+        callbacks=envelope.link,
+        errbacks=envelope.link_error,
+        headers=envelope.headers,
+        timelimit=(hard, soft),
+        origin=envelope.origin,
+        hostname=hostname,
+        delivery_info={
+            "queue": delivery.queue,
+            "message_id": delivery.message_id,
+            "group_id": delivery.group_id,
+            "redelivered": delivery.receive_count > 1,
+        },
+        receive_count=delivery.receive_count,
+        first_received_at=delivery.first_received_at,
+        ignore_result=not records,
+        is_eager=eager,
+        called_directly=False,
+    )
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)

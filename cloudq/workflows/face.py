@@ -1,0 +1,97 @@
+"""What an app does with workflows; loaded with it, so everything behind it is loaded late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cloudq.context import current
+from cloudq.task import Task
+
+if TYPE_CHECKING:
+    from cloudq.canvas.sender import Sender
+    from cloudq.clock import Clock
+    from cloudq.opened import Opened
+    from cloudq.producer import Producer
+    from cloudq.registry import Registry
+    from cloudq.results.handle import EagerResult, Results
+    from cloudq.results.store import ResultStore
+    from cloudq.settings import Conf
+    from cloudq.workflows.launch import Launcher
+
+
+class Workflows:
+    """Part of CloudQ: ``run_inline`` and the parts named here are the app's."""
+
+    conf: Conf
+    clock: Clock
+    tasks: Registry
+    _opened: Opened
+
+    def send_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Publish a chain, group or chord, and return the result of its end."""
+        if self.conf.task_always_eager:
+            return self.apply_canvas(signature)
+        result = self.launcher.launch(signature, self._as_results())
+        running = current()
+        if running is not None and result is not None:
+            running.children.append(result)
+        return result
+
+    async def asend_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Asyncio twin of ``send_canvas``."""
+        from cloudq import aio
+
+        return await aio.to_thread(self.send_canvas, signature)
+
+    def apply_task(
+        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[Any]:
+        """Run a call here and now, through the lifecycle of a worker, links and retries included."""
+        options.pop("add_to_parent", None)
+        app: Any = self
+        found: EagerResult[Any] = app.run_inline(lambda inline: inline.apply(name, args, kwargs, options))
+        return found
+
+    def apply_canvas(self, signature: Mapping[str, Any]) -> Any:
+        """Run a chain, group or chord here and now."""
+        app: Any = self
+        return app.run_inline(lambda inline: inline.launch(signature))
+
+    def frozen_result(self, signature: Any) -> Any:
+        """The result that a frozen signature will have."""
+        return self.launcher.frozen_result(signature, self._as_results())
+
+    def check_links(self, options: Mapping[str, Any]) -> None:
+        """Refuse callbacks that nobody could run (``Check.links``)."""
+        if options.get("link") or options.get("link_error"):
+            from cloudq.workflows.check import Check
+
+            Check(self.conf, self.tasks.missing).links(options)
+
+    @property
+    def launcher(self) -> Launcher:
+        """What sends workflows."""
+        return self._opened.get("launcher", self._make_launcher)
+
+    def _make_launcher(self) -> Launcher:
+        from cloudq.workflows.launch import launcher_of
+
+        app: Any = self
+        producer: Producer = app.producer
+        store: ResultStore | None = app.store
+        return launcher_of(producer, store, self.conf, self.clock, self.tasks)
+
+    def _as_results(self) -> Results:
+        app: Any = self
+        results: Results = app
+        return results
+
+    def _builtin_task(self, name: str) -> Task[..., Any] | None:
+        if not name.startswith("cloudq."):
+            return None
+        from cloudq.workflows.builtin import builtin
+
+        app: Any = self
+        sender: Sender = app
+        return builtin(name, sender, self.tasks)

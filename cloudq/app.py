@@ -356,8 +356,9 @@ class CloudQ(Workflows):
         """Remote control: ``app.control.revoke(id)``, ... Needs a results store."""
         from cloudq import assembly
 
-        store = self.need_store()
-        return self._opened.get("control", lambda: assembly.control_of(store, self.conf, self.clock))
+        parts = (self.need_store(), self.conf, self.clock)
+        undo = lambda task_id, tries: self.producer.unschedule(task_id, tries)  # noqa: E731
+        return self._opened.get("control", lambda: assembly.control_of(*parts, undo))
 
     # --- what is opened -----------------------------------------------------------------------
 

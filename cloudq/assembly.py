@@ -7,7 +7,7 @@ when a process first publishes, waits or works (see ``benchmarks/import_time.py`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudq.aws.factory import DRIVERS
@@ -139,9 +139,11 @@ def producer_of(
     return Producer(broker, codec, conf, hooks, defaults, clock, claims)
 
 
-def control_of(store: ResultStore, conf: Conf, clock: Clock) -> Control:
-    """Remote control."""
-    return Control(store, conf, clock)
+def control_of(
+    store: ResultStore, conf: Conf, clock: Clock, unschedule: Callable[[str, Iterable[int]], bool]
+) -> Control:
+    """Remote control; ``unschedule`` deletes what EventBridge was to send (``Producer.unschedule``)."""
+    return Control(store, conf, clock, unschedule)
 
 
 def lifecycle_of(

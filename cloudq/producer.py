@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cloudq import ids
@@ -17,7 +17,7 @@ from cloudq.canvas.plan import to_plain
 from cloudq.canvas.signature import as_list
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import Request, current
-from cloudq.delays import hop
+from cloudq.delays import eventbridge, hop
 from cloudq.errors import (
     ImproperlyConfigured,
     MessageTooLarge,
@@ -43,6 +43,8 @@ IDEMPOTENCY_KEY: Final = "cloudq-idempotency-key"
 #: The lock that a unique task frees: its name, and when ("until_start", "until_finish").
 UNIQUE: Final = "cloudq-unique"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -58,6 +60,8 @@ class Outgoing:
     retry: bool = True
     #: The same try once more (a hop, a deferral): publishing it is no news to the hooks.
     quiet: bool = False
+    #: Epoch seconds at which EventBridge Scheduler is to send it, instead of us now.
+    at: float | None = None
 
 
 class Producer:
@@ -83,6 +87,7 @@ class Producer:
         self._routes: Any = None
         self._route = compile_routes(None)
         self._zone = zone_of(conf)
+        self._shots: tuple[Broker, eventbridge.OneShots] | None = None
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
 
     # --- calls to envelopes -------------------------------------------------------------------
@@ -102,15 +107,17 @@ class Producer:
         eta = self._due(merged, now)
         queue = merged.get("queue") or self._conf.task_default_queue
         envelope = self._envelope(name, args, kwargs, merged, now, eta)
+        at = self._scheduled_at(eta, now, queue)
         return Outgoing(
-            envelope,
+            envelope if at is None else hop.may_repeat(envelope),
             queue,
-            self._delay(eta, now, queue),
+            self._delay(eta, now, queue) if at is None else 0.0,
             merged.get("group_id"),
             merged.get("dedup_id"),
             merged.get("serializer"),
             merged.get("compression"),
             bool(merged.get("retry", self._conf.task_publish_retry)),
+            at=at,
         )
 
     def _envelope(
@@ -162,9 +169,9 @@ class Producer:
             return self._moment("eta", eta, now, relative=False)
         if eta is not None:
             raise ValueError("give countdown or eta, not both")
-        if isinstance(countdown, bool) or not isinstance(countdown, int | float):
+        if isinstance(countdown, bool) or not isinstance(countdown, int | float) or countdown != countdown:
             raise TypeError(f"countdown is a number of seconds, got {countdown!r}")
-        return now + countdown if countdown > 0 else None
+        return hop.checked("countdown", countdown, now + countdown) if countdown > 0 else None
 
     def _moment(self, name: str, value: Any, now: float, relative: bool = True) -> float | None:
         """``value`` as seconds since the epoch: a datetime, or a number (of seconds from now if relative)."""
@@ -173,7 +180,7 @@ class Producer:
         if isinstance(value, datetime):
             return (value if value.tzinfo is not None else value.replace(tzinfo=self._zone)).timestamp()
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return now + value if relative else float(value)
+            return hop.checked(name, value, now + value if relative else float(value))
         if isinstance(value, str):
             try:
                 return self._moment(name, datetime.fromisoformat(value), now)
@@ -181,12 +188,37 @@ class Producer:
                 raise ValueError(f"{name}: {value!r} is no ISO-8601 time") from None
         raise TypeError(f"{name} is a datetime or a number of seconds, got {value!r}")
 
+    def _scheduled_at(self, due: float | None, now: float, queue: str) -> float | None:
+        """When EventBridge Scheduler is to send it, or None: it goes to the queue now."""
+        if self._conf.delay_tier == "hop" or due is None or due <= now:
+            return None
+        if self._conf.delay_tier != "scheduler":
+            raise ImproperlyConfigured(f"delay_tier is hop or scheduler, got {self._conf.delay_tier!r}")
+        if not is_fifo(queue) and due - now <= self._broker().capabilities.max_delay:
+            return None
+        self._one_shots()  # a tier that cannot work is an error before anything is sent
+        eventbridge.at_expression(due, now)
+        return due
+
+    def _one_shots(self) -> eventbridge.OneShots:
+        broker = self._broker()
+        if self._shots is None or self._shots[0] is not broker:
+            self._shots = (broker, eventbridge.open_one_shots(broker, self._conf, self._clock))
+        return self._shots[1]
+
+    def unschedule(self, task_id: str, tries: Iterable[int] = (0,)) -> bool:
+        """Delete the EventBridge schedules of these tries of a task that is not due yet.
+
+        True when there was one: the task will not come. Always False where ``delay_tier`` is hop.
+        """
+        return self._conf.delay_tier == "scheduler" and self._one_shots().remove(task_id, tries)
+
     def _delay(self, due: float | None, now: float, queue: str) -> float:
         delay = hop.first_delay(due, now, self._broker().capabilities.max_delay)
         if delay > 0 and is_fifo(queue):
             raise Unsupported(
-                f"the FIFO queue {queue} takes no delay per message (an SQS rule): send to a standard queue, "
-                "or without countdown/eta"
+                f"the FIFO queue {queue} takes no delay per message (an SQS rule): set delay_tier to scheduler, "
+                "send to a standard queue, or without countdown/eta"
             )
         return delay
 
@@ -199,7 +231,12 @@ class Producer:
         quiet: bool = False,
     ) -> Outgoing:
         """The same task once more (a retry, a hop, a deferral), due at ``due``, for the same tenant."""
-        delay = self._delay(due, self._clock.time(), queue)
+        now = self._clock.time()
+        at = self._scheduled_at(due, now, queue)
+        if at is not None:
+            again = hop.may_repeat(envelope.with_(eta=due))
+            return Outgoing(again, queue, group_id=group_id, quiet=quiet, at=at)
+        delay = self._delay(due, now, queue)
         return Outgoing(envelope.with_(eta=due), queue, delay, group_id, quiet=quiet)
 
     # --- envelopes to the broker --------------------------------------------------------------
@@ -217,10 +254,17 @@ class Producer:
         failures: dict[int, Exception] = {}
         messages = self._messages(calls, failures)
         queues: dict[str, list[int]] = {}
+        scheduled = []
         for position, call in enumerate(calls):
-            if position not in failures:
+            if position in failures:
+                continue
+            if call.at is None:
                 queues.setdefault(call.queue, []).append(position)
+            else:
+                scheduled.append(position)
         sent: dict[int, str] = {}
+        if scheduled:
+            self._schedule(scheduled, calls, messages, failures, sent)
         for queue, positions in queues.items():
             self._send_queue(queue, positions, messages, calls[positions[0]].retry, failures, sent)
         if self._hooks.wants("task_sent"):
@@ -238,13 +282,14 @@ class Producer:
     def _messages(self, calls: Sequence[Outgoing], failures: dict[int, Exception]) -> list[Message]:
         """The calls as messages; large ones are kept elsewhere first, several at a time."""
         texts, messages, large = [], [], []
-        limit = self._limit()
+        most = self._limit()
         for position, call in enumerate(calls):
+            limit = most if call.at is None else min(most, eventbridge.MAX_INPUT)
             if not call.quiet and self._hooks.wants("before_publish"):
                 self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
             texts.append(self._written(call))
             messages.append(self._message(call, texts[-1]))
-            if (size := message_size(messages[-1])) > limit:
+            if (size := self._size(call, messages[-1])) > limit:
                 self._check_size(call, size, limit)
                 large.append(position)
         if self._claims is not None and large:
@@ -257,6 +302,9 @@ class Producer:
                     failures[position] = ref
         return messages
 
+    def _size(self, call: Outgoing, message: Message) -> int:
+        return message_size(message) if call.at is None else eventbridge.input_size(message.body)
+
     def _limit(self) -> int:
         own, queues = self._conf.broker_large_messages_over, self._broker().capabilities.max_body
         return queues if own is None or self._claims is None else min(own, queues)
@@ -265,20 +313,25 @@ class Producer:
         if self._claims is not None:
             self._claims.check_size(size)
             return
+        where = f"queue {call.queue}" if call.at is None else "an EventBridge schedule"
         raise MessageTooLarge(
-            f"the message for {call.envelope.task} has {size} bytes; queue {call.queue} takes {limit}. Set "
+            f"the message for {call.envelope.task} has {size} bytes; {where} takes {limit}. Set "
             "broker_large_messages (like s3://bucket/prefix) to keep large messages there, task_compression to "
             "make them smaller, or pass a reference to the data"
         )
 
     def _keep(self, call: Outgoing, text: str) -> PayloadRef | OperationalError:
         """Keep one message's text elsewhere, trying again as for the broker."""
-        assert self._claims is not None
-        due = call.envelope.eta
-        deadline = self._clock.monotonic() + (self._conf.task_publish_retry_timeout if call.retry else 0.0)
+        claims = self._claims
+        assert claims is not None
+        return self._patiently(call.retry, lambda: claims.store(text, due=call.envelope.eta))
+
+    def _patiently(self, retry: bool, call: Callable[[], T]) -> T | OperationalError:
+        """What ``call()`` gives, tried again while the service is unavailable; or its last error."""
+        deadline = self._clock.monotonic() + (self._conf.task_publish_retry_timeout if retry else 0.0)
         for wait in backoff(0.1, 5.0):
             try:
-                return self._claims.store(text, due=due)
+                return call()
             except ServiceUnavailable as error:
                 if self._clock.monotonic() + wait > deadline:
                     return error
@@ -286,6 +339,34 @@ class Producer:
             except OperationalError as error:
                 return error
         raise AssertionError("backoff() never ends")
+
+    def _schedule(
+        self,
+        positions: list[int],
+        calls: Sequence[Outgoing],
+        messages: Sequence[Message],
+        failures: dict[int, Exception],
+        sent: dict[int, str],
+    ) -> None:
+        """Have EventBridge send these: one request each, several at a time."""
+        shots = self._one_shots()
+
+        def put(position: int) -> str | Exception:
+            call, message = calls[position], messages[position]
+            envelope, at = call.envelope, call.at
+            assert at is not None
+            try:
+                return self._patiently(
+                    call.retry, lambda: shots.put(envelope.id, envelope.retries, call.queue, message, at)
+                )
+            except (MessageTooLarge, ValueError) as error:
+                return error
+
+        for position, outcome in zip(positions, shots.map(put, positions), strict=True):
+            if isinstance(outcome, Exception):
+                failures[position] = outcome
+            else:
+                sent[position] = outcome
 
     def _written(self, call: Outgoing) -> str:
         try:

@@ -204,6 +204,20 @@ class Settings:
     )
     worker_disable_rate_limits: bool = _setting(False, "This worker keeps to no rate limit.")
 
+    # delays beyond the queue's own (docs/delays.md)
+    delay_tier: str = _setting(
+        "hop",
+        "Who keeps what is due later than the queue can delay (SQS: 900 s): `hop` (the message is sent on again and "
+        "again), or `scheduler` (EventBridge Scheduler; also delays on FIFO queues).",
+    )
+    scheduler_role_arn: str | None = _setting(
+        None, "Role that EventBridge Scheduler assumes to send to the queues."
+    )
+    scheduler_group: str = _setting("default", "Schedule group that schedules are made in.")
+    scheduler_dead_letter_arn: str | None = _setting(
+        None, "ARN of the standard queue for what EventBridge Scheduler could not send."
+    )
+
     # periodic tasks (docs/schedules.md)
     beat_schedule: Any = _setting(
         {}, "Periodic tasks, name to `{'task': ..., 'schedule': ..., 'args': ..., 'options': ...}`."

@@ -320,6 +320,15 @@ class SqsBroker:
     def url(self) -> str:
         return self._url
 
+    @property
+    def port(self) -> Port:
+        """What its AWS calls go through."""
+        return self._port
+
+    def queue_arn(self, queue: str) -> str:
+        """The queue's ARN, for those who send to it from elsewhere in AWS."""
+        return self._run(self._queues.likely_arn(queue))
+
     def send(self, queue: str, messages: Sequence[Message]) -> list[str]:
         return self._run(self.operations.send(queue, messages)) if messages else []
 

@@ -49,7 +49,7 @@ def _common(queue: str, poll_wait: int) -> dict[str, str]:
     if is_fifo(queue):
         attributes |= {
             "FifoQueue": "true",
-            "ContentBasedDeduplication": "false",
+            "ContentBasedDeduplication": "true",  # EventBridge gives no deduplication id
             "DeduplicationScope": "messageGroup",
             "FifoThroughputLimit": "perMessageGroupId",
         }

@@ -113,3 +113,19 @@ class Queues:
         """The queue's ARN."""
         found = yield from self.attributes(queue, ["QueueArn"])
         return found["QueueArn"]
+
+    def likely_arn(self, queue: str) -> Operation[str]:
+        """The queue's ARN as its URL tells (``https://sqs.REGION.amazonaws.com/ACCOUNT/NAME``): a producer
+        need not be allowed GetQueueAttributes."""
+        url = yield from self.url(queue)
+        account, name = url.rsplit("/", 2)[1:]
+        region = self._region()
+        return f"arn:{partition(region)}:sqs:{region}:{account}:{name}"
+
+
+def partition(region: str) -> str:
+    """AWS's partition of a region: ``aws``, ``aws-cn``, ``aws-us-gov``."""
+    for start, name in (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov")):
+        if region.startswith(start):
+            return name
+    return "aws"

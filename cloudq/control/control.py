@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cloudq import states
@@ -23,7 +23,14 @@ _SIGNALS: Final = ("SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", "I
 class Control:
     """One app's remote control. Every method may be called from anywhere that reaches the results store."""
 
-    def __init__(self, store: ResultStore, conf: Conf, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ResultStore,
+        conf: Conf,
+        clock: Clock,
+        unschedule: Callable[[str, Iterable[int]], bool] = lambda task_id, tries: False,
+    ) -> None:
+        self._unschedule = unschedule
         self._store = store
         self._conf = conf
         self._clock = clock
@@ -53,7 +60,16 @@ class Control:
             return {}
         until = self._clock.time() + self._conf.revokes_expire
         self.boards.revoke(wanted, until, terminate)  # first: a record alone stops no worker
+        self._withdraw(wanted)
         return {each: self._record(each, terminate) for each in wanted}
+
+    def _withdraw(self, task_ids: Iterable[str]) -> None:
+        """Delete what EventBridge was to send, perhaps after the board has forgotten."""
+        if self._conf.delay_tier != "scheduler":
+            return
+        for task_id in task_ids:
+            record = self._store.read(task_id)
+            self._unschedule(task_id, (0, record.retries if record is not None else 0))
 
     def terminate(self, task_id: str | Iterable[str], *, signal: str = "SIGTERM") -> dict[str, str]:
         """``revoke`` with ``terminate=True``."""

@@ -16,6 +16,9 @@ HOPS: Final = "cloudq-hops"
 #: Seconds before its due time at which a task may start: clocks differ, brokers round.
 TOLERANCE: Final = 0.01
 
+#: The end of the year 9999, in seconds since the epoch.
+LAST_MOMENT: Final = 253_402_300_800.0
+
 
 def first_delay(due: float | None, now: float, max_delay: float) -> float:
     """Seconds of delay to send the message with; 0 when it is due."""
@@ -41,3 +44,16 @@ def hops(envelope: Envelope) -> int:
 def hopped(envelope: Envelope) -> Envelope:
     """The message to send on."""
     return envelope.with_(headers={**envelope.headers, HOPS: hops(envelope) + 1})
+
+
+def may_repeat(envelope: Envelope) -> Envelope:
+    """The message, marked as one that may come twice: whoever gets it looks at the record before running it."""
+    return envelope if hops(envelope) else envelope.with_(headers={**envelope.headers, HOPS: 1})
+
+
+def checked(name: str, given: float, moment: float) -> float:
+    """``moment`` (seconds since the epoch). Raises ValueError for one that no calendar has."""
+    if moment < LAST_MOMENT:  # nor is NaN
+        return moment
+    hint = "; seconds are expected, not milliseconds" if 1e11 < given < 1e14 else ""
+    raise ValueError(f"{name}: {given!r} is beyond the year 9999{hint}")

@@ -16,7 +16,9 @@ def blocks(page: str, mark: str) -> list[str]:
     return re.findall(rf"<!-- run: {mark} -->\n```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize(("page", "mark"), [("schedules.md", "schedules"), ("schedules.md", "periodic")])
+@pytest.mark.parametrize(
+    ("page", "mark"), [("schedules.md", "schedules"), ("schedules.md", "periodic"), ("delays.md", "delays")]
+)
 def test_the_blocks_run_one_after_the_other(
     page: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

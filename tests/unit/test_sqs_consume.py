@@ -369,7 +369,7 @@ def test_creating_a_queue_makes_its_dead_letter_queue_first_and_leaves_existing_
             >= {
                 "SqsManagedSseEnabled": "true",
                 "FifoQueue": "true",
-                "ContentBasedDeduplication": "false",
+                "ContentBasedDeduplication": "true",
                 "DeduplicationScope": "messageGroup",
                 "FifoThroughputLimit": "perMessageGroupId",
             }.items()

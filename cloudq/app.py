@@ -466,7 +466,8 @@ class CloudQ(Workflows):
     def _open_backend(self) -> ResultBackend | None:
         from cloudq import assembly
 
-        return self._given_backend or assembly.backend_of(self.conf, self.clock)
+        backend = self._given_backend or assembly.backend_of(self.conf, self.clock)
+        return assembly.sealed(backend, self.conf, self.clock)
 
     def _open_store(self) -> ResultStore | None:
         from cloudq import assembly

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudq.aws.factory import DRIVERS
+from cloudq.aws.factory import DRIVERS, make_port
 from cloudq.backends.base import ResultBackend
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker
@@ -26,6 +27,10 @@ from cloudq.results import push
 from cloudq.results.handle import Results
 from cloudq.results.poller import Poller
 from cloudq.results.store import ResultStore
+from cloudq.security.encryption import Sealer
+from cloudq.security.keys import read_key_file
+from cloudq.security.kms import KmsKeys
+from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 
@@ -94,6 +99,8 @@ def codec_of(conf: Conf, clock: Clock, claims: ClaimCheck | None) -> Codec:
         "result_serializer",
         "accept_content",
         "security_keys",
+        "security_key_file",
+        "security_encryption_keys",
         "security_required",
     ):
         conf.seal(name, "messages are being written already; close the app first")
@@ -103,11 +110,45 @@ def codec_of(conf: Conf, clock: Clock, claims: ClaimCheck | None) -> Codec:
         accept_content=tuple(conf.accept_content),
         compression=conf.task_compression,
         compression_threshold=conf.task_compression_threshold,
-        keys=conf.security_keys,
+        keys=_keys(conf, "signing"),
+        sealer=sealer_of(conf, clock),
         security_required=conf.security_required,
         payloads=claims,
         clock=clock,
     )
+
+
+def _keys(conf: Conf, kind: str) -> dict[str, Any]:
+    """The keys of the settings, then those of the key file."""
+    given = conf.security_keys if kind == "signing" else conf.security_encryption_keys
+    if conf.security_key_file is None:
+        return dict(given)
+    return {**read_key_file(Path(conf.security_key_file).expanduser())[kind], **given}
+
+
+def sealer_of(conf: Conf, clock: Clock) -> Sealer | None:
+    """What encrypts messages and results, or None."""
+    keys = _keys(conf, "encryption")
+    if not keys:
+        return None
+    # Credentials, region and endpoint of KMS are AWS's defaults: AWS_ENDPOINT_URL_KMS and the like count.
+    return Sealer(keys, KmsKeys(make_port(), clock), clock)
+
+
+def sealed(backend: ResultBackend | None, conf: Conf, clock: Clock) -> ResultBackend | None:
+    """The store as the settings want its values: encrypted, signed, or as they are."""
+    if backend is None:
+        return None
+    sealer = sealer_of(conf, clock)
+    ring = KeyRing(_keys(conf, "signing"), clock) if conf.security_sign_results else None
+    if ring is not None and not ring:
+        raise ImproperlyConfigured("security_sign_results needs security_keys")
+    if sealer is None and ring is None:
+        return backend
+    from cloudq.backends.sealed import SealedBackend
+
+    conf.seal("security_sign_results", "the results store is open already; close the app first")
+    return SealedBackend(backend, sealer=sealer, ring=ring, required=conf.security_required, clock=clock)
 
 
 def store_of(backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clock) -> ResultStore | None:

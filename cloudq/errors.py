@@ -24,6 +24,7 @@
     │   ├── UnsupportedVersion                newer wire format than this release knows
     │   ├── ContentDisallowed                 a content type outside ``accept_content``
     │   ├── SignatureInvalid                  missing or wrong message signature
+    │   ├── DecryptionFailed                  encrypted with a key that is not here, or damaged
     │   ├── PayloadRefused                    points to a place this app does not read
     │   ├── PayloadMissing / PayloadDamaged   what it points to is gone, or not what was sent
     │   ├── NotRegistered (KeyError)          no task of that name in this app
@@ -210,6 +211,12 @@ class SignatureInvalid(MessageError):
     """The message's signature is missing or wrong."""
 
     reason = "signature_invalid"
+
+
+class DecryptionFailed(MessageError):
+    """It is encrypted with a key that is not here, for another place, or was changed since."""
+
+    reason = "decryption_failed"
 
 
 class PayloadRefused(MessageError):

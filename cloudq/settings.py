@@ -85,7 +85,17 @@ class Settings:
     broker_large_messages_also_read: list[str] = _setting(
         [], "Further places that messages may point to: the old one while you move, or another sender's."
     )
-    security_keys: dict[str, str] = _setting({}, "Signing keys, id to secret: the first signs, all verify.")
+    security_keys: dict[str, Any] = _setting(
+        {}, "Signing keys, id to key: the first that may signs, all that may verify. See docs/security.md."
+    )
+    security_key_file: str | None = _setting(
+        None, "A file with more signing and encryption keys, made by `cloudq keys`; read once."
+    )
+    security_encryption_keys: dict[str, Any] = _setting(
+        {},
+        "Keys of AES-256-GCM, id to key: the first that may encrypts messages and results, all that may decrypt.",
+    )
+    security_sign_results: bool = _setting(False, "What is written to the results store is signed too.")
     security_required: bool = _setting(False, "Bury messages that carry no valid signature.")
     task_publish_retry: bool = _setting(True, "Try again when the broker is unavailable while publishing.")
     task_publish_retry_timeout: float = _setting(10.0, "How long a publish keeps trying.", "seconds")

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import beat, call, demo, dlq, doctor, inspect, local, queues, revoke, schedule, worker
+from cloudq.cli import beat, call, demo, dlq, doctor, inspect, keys, local, queues, revoke, schedule, worker
 from cloudq.cli.common import one_line_errors
 
 cli = typer.Typer(
@@ -56,6 +56,7 @@ cli.add_typer(queues.commands, name="queues")
 cli.add_typer(dlq.commands, name="dlq")
 cli.command("beat")(beat.beat)
 cli.add_typer(schedule.commands, name="schedule")
+cli.add_typer(keys.commands, name="keys")
 cli.command("local")(local.local)
 cli.command("demo")(demo.demo)
 cli.command("doctor")(doctor.doctor)

@@ -19,6 +19,7 @@ from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import (
     ContentDisallowed,
     DecodeError,
+    DecryptionFailed,
     ImproperlyConfigured,
     MessageError,
     OperationalError,
@@ -29,10 +30,11 @@ from cloudq.errors import (
     UnsupportedVersion,
 )
 from cloudq.message import WIRE_VERSION, Envelope, PayloadRef
+from cloudq.security.encryption import Sealer
+from cloudq.security.signing import KeyRing
 from cloudq.serializers import compression as folding
 from cloudq.serializers import fields, json, tagged
 from cloudq.serializers.base import Serializer
-from cloudq.serializers.signing import KeyRing
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,13 +70,15 @@ class Codec:
         accept_content: Sequence[str] = ("json",),
         compression: str | None = None,
         compression_threshold: int = 16384,
-        keys: Mapping[str, str] | None = None,
+        keys: Mapping[str, Any] | None = None,
+        sealer: Sealer | None = None,
         security_required: bool = False,
         payloads: Payloads | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._payloads = payloads
-        self._ring = KeyRing(keys or {})
+        self._ring = KeyRing(keys or {}, clock)
+        self._sealer = sealer
         self._required = security_required
         self._clock = clock
         self._threshold = compression_threshold
@@ -120,7 +124,8 @@ class Codec:
         fields.write(document, envelope)
         if envelope.extra:
             document = {**envelope.extra, **document}
-        return _text(document)
+        text = _text(document)
+        return self._encrypted(envelope, text) if self._sealer else text
 
     def refer(self, envelope: Envelope, ref: PayloadRef) -> str:
         """The text of a message whose complete text lies elsewhere, with what is asked of it before
@@ -130,6 +135,30 @@ class Codec:
         if envelope.retries:
             document["retries"] = envelope.retries
         return _text({**document, "ref": ref.plain()})
+
+    def _encrypted(self, envelope: Envelope, text: str) -> str:
+        """The text of a message that only key holders read; which task and which try stay in clear."""
+        assert self._sealer is not None
+        how, data = self._sealer.seal(text.encode(), _about(envelope.id, envelope.task))
+        document: dict[str, Any] = {"v": WIRE_VERSION}
+        fields.head(document, envelope)
+        if envelope.retries:
+            document["retries"] = envelope.retries
+        sealed = {**how, "data": base64.b64encode(data).decode("ascii")}
+        return _text({**document, "encrypted": sealed})
+
+    def _decrypted(self, document: Mapping[str, Any]) -> str:
+        how = dict(_object(document["encrypted"], "encrypted"))
+        data, task_id, task = how.pop("data", None), document.get("id"), document.get("task")
+        if not (isinstance(data, str) and isinstance(task_id, str) and isinstance(task, str)):
+            raise DecodeError("an encrypted message has id and task, and $.encrypted has data, all text")
+        if self._sealer is None:
+            raise DecryptionFailed("the message is encrypted: set security_encryption_keys")
+        try:
+            raw = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DecodeError(f"$.encrypted.data is not base64: {error}") from error
+        return self._sealer.open(how, raw, _about(task_id, task)).decode("utf-8")
 
     def seal(self, text: str, queue: str) -> str:
         """The body of a task message: its text, signed where there are keys."""
@@ -211,7 +240,10 @@ class Codec:
         document = _task_message(text)
         if "ref" in document:
             text = self._fetch(document)  # vouched for by its SHA-256, and that by the signature
-            document = _same_task(document, _task_message(text))
+            document = _same_task(document, _task_message(text), "ref")
+        if "encrypted" in document:
+            text = self._decrypted(document)
+            document = _same_task(document, _task_message(text), "encrypted")
         document.pop("v", None)
         args, kwargs = self._read_arguments(document, signed, tagged.may_be_tagged(text))
         known, unknown = fields.read(document)
@@ -323,14 +355,24 @@ def _task_message(text: str) -> dict[str, Any]:
     return document
 
 
-def _same_task(outer: Mapping[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
-    """The fetched message, after a look at whether it is the one that was announced."""
-    if "ref" in inner:
-        raise DecodeError("$.ref: what it points to points on; that is not followed")
+def _same_task(outer: Mapping[str, Any], inner: dict[str, Any], how: str) -> dict[str, Any]:
+    """The message that was elsewhere, or encrypted, after a look at whether it is the one announced."""
+    if "ref" in inner or (how == "encrypted" and how in inner):
+        raise DecodeError(f"$.{how}: what it points to points on; that is not followed")
     for name in ("id", "task"):
         if name in outer and outer[name] != inner.setdefault(name, outer[name]):
-            raise DecodeError(f"$.ref: it points to a message of another {name}")
+            raise DecodeError(f"$.{how}: it is a message of another {name}")
     return inner
+
+
+def _about(task_id: str, task: str) -> bytes:
+    """What an encrypted message is bound to; no task id holds the byte 0."""
+    return (
+        b"message\x00"
+        + task_id.encode("utf-8", "surrogatepass")
+        + b"\x00"
+        + task.encode("utf-8", "surrogatepass")
+    )
 
 
 def _check_names(kwargs: Mapping[str, Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from cloudq.errors import DecodeError, MissingExtra
 from cloudq.serializers import tagged
+
+#: NEL and the line and paragraph separators; PyYAML writes them as they are and folds them when reading.
+_BREAKS: Final = ("\x85", "\u2028", "\u2029")
 
 
 class YamlSerializer:
@@ -22,9 +25,11 @@ class YamlSerializer:
             raise MissingExtra("the yaml serializer", "yaml") from error
         self._yaml = yaml
         self._loader = _loader(yaml)
+        self._dumper = _dumper(yaml)
 
     def dumps(self, value: Any) -> bytes:
-        text: str = self._yaml.safe_dump(tagged.to_plain(value), allow_unicode=True, default_flow_style=None)
+        plain = tagged.to_plain(value)
+        text: str = self._yaml.dump(plain, Dumper=self._dumper, allow_unicode=True, default_flow_style=None)
         return text.encode()
 
     def loads(self, data: bytes) -> Any:
@@ -53,6 +58,18 @@ class YamlSerializer:
                 depth -= 1
             elif isinstance(event, yaml.AliasEvent):
                 raise DecodeError(f"YAML aliases (*{event.anchor}) are not read: write the value out")
+
+
+def _dumper(yaml: Any) -> Any:
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+        """The safe one, which escapes YAML's other line breaks: plain keys with them are read otherwise."""
+
+        def represent_text(self, text: str) -> Any:
+            style = '"' if any(each in text for each in _BREAKS) else None
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+    Dumper.add_representer(str, Dumper.represent_text)
+    return Dumper
 
 
 def _loader(yaml: Any) -> Any:

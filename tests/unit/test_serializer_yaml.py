@@ -70,3 +70,9 @@ def test_without_pyyaml_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(MissingExtra, match=r"cloudq-tasks\[yaml\]"):
         YamlSerializer()
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", " \u2029 ", "\x85\n "])
+def test_unusual_line_breaks_come_back_in_keys_and_values(text: str) -> None:
+    both = YamlSerializer()
+    assert both.loads(both.dumps({text: [text]})) == {text: [text]}

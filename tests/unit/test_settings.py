@@ -39,7 +39,7 @@ def test_a_celery_setting_that_means_nothing_here_says_what_does() -> None:
         ("task_time_limit", True),
         ("task_track_started", 1),
         ("accept_content", "json"),
-        ("security_keys", {"a": 1}),
+        ("security_keys", ["a"]),
         ("worker_concurrency", 1.5),
         ("task_default_queue", None),
     ],

@@ -12,8 +12,8 @@ import pytest
 
 from cloudq.errors import ContentDisallowed, ImproperlyConfigured, SignatureInvalid
 from cloudq.message import Envelope
+from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
-from cloudq.serializers.signing import KeyRing
 
 KEYS = {"k1": "a secret of at least sixteen bytes"}
 

@@ -1,0 +1,1 @@
+"""Keys, signatures and encryption: who wrote this, and who may read it."""

@@ -273,12 +273,9 @@ class Lifecycle:
         """The task's record, read only where a second message or run is likely: it costs a call."""
         again = delivery.receive_count > 1 or envelope.retries > 0 or self._conf.task_check_revoked
         again = again or hop.hops(envelope) > 0 or was_deferred(envelope) or UNIQUE in envelope.headers
-<<<<<<< HEAD
         again = again or AGAIN in envelope.headers or JOINED in envelope.headers
-=======
         # A signature does not say that a message is sent for the first time: only the record does.
         again = again or self._conf.security_required
->>>>>>> a1067a4 (Security: Ed25519 and key files with rotation, encrypted messages and results (AES-256-GCM, KMS), signed stores, replays recognised; the worker's benchmark; YAML's other line breaks)
         if not (again and records and self._store is not None):
             return None
         store = self._store

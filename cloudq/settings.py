@@ -167,6 +167,12 @@ class Settings:
     worker_shutdown_timeout: float = _setting(
         30.0, "How long running tasks may go on after the first signal.", "seconds"
     )
+    worker_poll_patience: float = _setting(
+        0.0,
+        "How long a stopping worker that has nothing else to do waits for its long polls. SQS may hand a message "
+        "to a poll that was hung up; it is seen again after its visibility timeout.",
+        "seconds",
+    )
     worker_lost_wait: float = _setting(
         1.0, "Wait before a task whose process died is delivered again.", "seconds"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Collection
 from typing import Final
 
 from cloudq.aws.http1 import AnswerReader, HttpAnswer
@@ -26,6 +28,8 @@ class Connection:
         self.endpoint = endpoint
         self.began = False
         self.idle_since = 0.0
+        #: Its call was ended by ``hang_up``.
+        self.ended = False
         plain = socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,6 +78,16 @@ class Connection:
         except OSError:
             pass  # it is down already
 
+    def hang_up(self) -> None:
+        """As ``shutdown``; but an answer that has come by now is still read."""
+        self.ended = True
+        try:
+            # through a copy: a TLS socket that is shut down itself forgets how to decrypt
+            with socket.socket(fileno=os.dup(self._socket.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # it is down already
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
@@ -85,7 +99,7 @@ class Connections:
     def __init__(self, most_idle: int) -> None:
         self._most_idle = most_idle
         self._idle: dict[Endpoint, list[Connection]] = {}
-        self._busy: set[Connection] = set()
+        self._busy: dict[Connection, int] = {}
         self._lock = threading.Lock()
 
     def take(self, endpoint: Endpoint) -> Connection | None:
@@ -101,14 +115,14 @@ class Connections:
             connection.close()
 
     def busy(self, connection: Connection) -> None:
-        """Remember a connection at work, so that ``close`` finds it."""
-        self._busy.add(connection)
+        """Remember a connection at work for this thread, so that ``close`` and ``hang_up`` find it."""
+        self._busy[connection] = threading.get_ident()
 
     def give(self, connection: Connection, keep: bool) -> None:
         """Take a connection back after its call."""
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         idle = self._idle.setdefault(connection.endpoint, [])
-        if keep and len(idle) < self._most_idle:
+        if keep and not connection.ended and len(idle) < self._most_idle:
             connection.idle_since = time.monotonic()
             idle.append(connection)
         else:
@@ -116,8 +130,14 @@ class Connections:
 
     def drop(self, connection: Connection) -> None:
         """Close a connection whose call went wrong."""
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         connection.close()
+
+    def hang_up(self, threads: Collection[int]) -> None:
+        """End the calls that these threads are in."""
+        for connection, thread in self._busy.copy().items():
+            if thread in threads:
+                connection.hang_up()
 
     def close(self) -> None:
         """Close what is idle; end what is at work."""

@@ -11,6 +11,7 @@ import os
 import ssl
 import sys
 import threading
+from collections.abc import Collection
 
 from cloudq.aws import awsjson
 from cloudq.aws.connection import Connection, Connections
@@ -21,7 +22,7 @@ from cloudq.aws.port import Answer, Call, Pause, Port
 from cloudq.aws.quota import RetryQuota
 from cloudq.aws.wire import Send, Wire, conversation
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.errors import ImproperlyConfigured
+from cloudq.errors import ImproperlyConfigured, ServiceUnavailable
 
 
 class _Mine:
@@ -100,9 +101,17 @@ class LeanPort:
             answer = connection.exchange(send.data, send.timeout)
         except BaseException:
             mine.connections.drop(connection)
+            if connection.ended:
+                raise ServiceUnavailable("the call was ended by this process") from None
             raise
         mine.connections.give(connection, answer.keep)
         return answer
+
+    def hang_up(self, threads: Collection[int]) -> None:
+        """End the calls that these threads (``ident``) are in: with the answer, if it has come, else with
+        ServiceUnavailable, not tried again. Any thread; never blocks. SQS may still give a message to a poll
+        that was hung up; it then stays unseen until its visibility timeout."""
+        self._state().connections.hang_up(threads)
 
     # --- what a process has -----------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ Implementations inherit nothing; ``cloudq.testing.contracts`` proves them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,16 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Give back connections; wakes up waiting receives. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A broker that can cut waiting receives short."""
+
+    def interrupt(self, threads: Collection[int]) -> None:
+        """Have the receives that these threads (``ident``) wait in come back at once: with messages that
+        have arrived, else with an OperationalError. Any thread; never blocks."""
         ...
 
 

@@ -3,15 +3,15 @@
 Every verb is an operation free of I/O (``SqsOperations``), driven here by ``run`` on a sync port;
 ``arun`` drives the same ones on an asyncio port.
 
-A long poll cannot be called back: SQS gives the next message to a client that has hung up, where it
-stays unseen until its visibility timeout. So a poll is always waited out, and one that may have to
-end soon is asked with a short ``wait``.
+A long poll cannot be called back: SQS may give the next message to a client that has hung up, where it
+stays unseen until its visibility timeout. So a poll is waited out where there is time; a worker that
+has nothing else to do hangs up (``interrupt``).
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -336,6 +336,12 @@ class SqsBroker:
         if self._closed or limit < 1:
             return []
         return self._run(self.operations.receive(queue, limit, wait, invisible))
+
+    def interrupt(self, threads: Collection[int]) -> None:
+        """See ``Interruptible.interrupt``. The boto3 driver cannot: there a poll is waited out."""
+        hang_up = getattr(self._port, "hang_up", None)
+        if hang_up is not None:
+            hang_up(threads)
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Refused]:
         return self._run(self.operations.ack(deliveries))

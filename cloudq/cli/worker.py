@@ -70,6 +70,10 @@ def worker(
     shutdown_timeout: Annotated[
         float | None, typer.Option(min=0, help="How long running tasks may go on after SIGTERM, seconds.")
     ] = None,
+    poll_patience: Annotated[
+        float | None,
+        typer.Option(min=0, help="How long to wait for long polls when nothing else is left to do, seconds."),
+    ] = None,
     stop_when_idle: Annotated[
         float | None, typer.Option(min=0, help="Stop once the queues have been empty for this many seconds.")
     ] = None,
@@ -89,6 +93,7 @@ def worker(
             "worker_visibility_timeout": visibility_timeout,
             "worker_shutdown_timeout": shutdown_timeout,
             "worker_queue_order": queue_order,
+            "worker_poll_patience": poll_patience,
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})
         if found.conf.worker_hijack_root_logger:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloudq.brokers.base import Broker, Delivery
+from cloudq.brokers.base import Broker, Delivery, Interruptible
 from cloudq.errors import OperationalError
 from cloudq.retry import backoff
 from cloudq.worker.credit import Ask, Lane
@@ -80,6 +80,11 @@ class Source:
         for each in self._pollers:
             each.thread.join(max(0.0, deadline - time.monotonic()))
         return not any(each.thread.is_alive() for each in self._pollers)
+
+    def interrupt(self) -> None:
+        """Have polls in flight end at once, where the broker can; what they have brought is handed on."""
+        if isinstance(self._broker, Interruptible):
+            self._broker.interrupt([each.thread.ident for each in self._pollers if each.thread.ident])
 
     def supervise(self) -> None:
         """Replace polls that are dead or stuck. Called every second or so."""

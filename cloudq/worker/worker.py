@@ -33,8 +33,8 @@ from cloudq.worker.waiting import Waiting
 
 logger = logging.getLogger("cloudq.worker")
 
-#: Seconds that a stopping worker waits for long polls in flight: what they bring (perhaps just what we gave
-#: back) is given back too; after us it would be held until its visibility timeout.
+#: Seconds that a stopping worker waits for polls that cannot be hung up (boto3 driver): what they bring
+#: (perhaps just what we gave back) is given back too.
 POLL_GRACE = 1.0
 
 
@@ -267,8 +267,7 @@ class Worker:
         self.pool.stop(0.0 if self._cold else grace)
         if self.quarantine is not None:
             self.quarantine.stop(max(0.0, (self._deadline or 0.0) - time.monotonic()))
-        for source in self.sources:
-            source.join(POLL_GRACE / max(1, len(self.sources)))
+        self._end_polls()
         self.lifecycle.hurry()
         for judge in list(self._judges):
             judge.join(0.0 if self._cold else 2.0)
@@ -295,6 +294,18 @@ class Worker:
         for source in self.sources:
             if source.near:
                 source.join(2 * NEAR_WAIT)
+
+    def _end_polls(self) -> None:
+        """Nothing else is left to do: long polls still in flight are hung up."""
+        patience = 0.0 if self._cold else self.conf.worker_poll_patience
+        until = time.monotonic() + patience
+        for source in self.sources:
+            source.join(until - time.monotonic())
+        until = time.monotonic() + POLL_GRACE
+        for source in self.sources:
+            source.interrupt()
+            while not source.join(0.02) and time.monotonic() < until:
+                source.interrupt()  # once more: it may just have been about to ask
 
     # --- a delivery's way through the worker ------------------------------------------------------
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from aws_fakes import FrozenClock
-from aws_script import GOOD, Script, failure, scripted
+from aws_script import GOOD, Script, failure, scripted, self_signed
 
 from cloudq.aws.aiolean import AsyncLeanPort
 from cloudq.aws.identity import Endpoint, Identity
@@ -447,29 +446,6 @@ async def test_a_server_is_believed_only_when_its_certificate_is(
         other_name = kind(f"https://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match="TLS with https://.* failed"):
             await other_name.call(SEND)
-
-
-def self_signed(folder: Path, name: str) -> Path:
-    """A certificate for ``name`` and its key, in one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "server.pem"
-    pem = serialization.Encoding.PEM
-    form = serialization.PrivateFormat.PKCS8
-    file.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()) + made.public_bytes(pem))
-    return file
 
 
 def test_retries_have_a_budget_that_successes_earn_back() -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -180,3 +180,37 @@ def test_helpers_are_watched_too() -> None:
     with Intake(Polled([ten, ten, SystemExit(1), SystemExit(1), ten, ten]), 1000) as intake:
         intake.until(lambda: len(intake.got) >= 40, supervise=True)
         intake.until(lambda: intake.source.replaced == 2, supervise=True)
+
+
+class Endable(Polled):
+    """One whose polls can be cut short; they bring what there is."""
+
+    def __init__(self, brings: list[Delivery]) -> None:
+        super().__init__([])
+        self.brings = brings
+        self.waiting = threading.Event()
+        self.ended: list[int] = []
+
+    def receive(self, queue: str, limit: int, wait: float, invisible: float) -> list[Delivery]:
+        self.waiting.set()
+        assert self.closed.wait(20)
+        return self.brings
+
+    def interrupt(self, threads: Collection[int]) -> None:
+        self.ended += threads
+        self.closed.set()
+
+
+def test_a_poll_in_flight_can_be_cut_short_and_what_it_brings_is_handed_on() -> None:
+    broker = Endable([delivery("last")])
+    intake = Intake(broker)
+    intake.source.start()
+    assert broker.waiting.wait(10)
+    intake.source.stop()
+    intake.credit.close()
+    assert not intake.source.join(0.05)
+    intake.source.interrupt()
+
+    assert intake.source.join(10)
+    assert intake.got == ["last"]
+    assert set(broker.ended) == {each.thread.ident for each in intake.source._pollers}

@@ -248,6 +248,18 @@ class Settings:
         1000, "Most missed runs that an entry with `catchup='all'` makes up for at once; the newest are kept."
     )
 
+    # functions in Lambda besides the one that runs tasks (docs/lambda.md)
+    redrive_rules: Any = _setting(
+        [],
+        "Which dead letters `handlers.redrive` sends back, like `[{'queue': 'orders', 'older_than': '15m'}]`.",
+    )
+    api_tasks: list[str] = _setting([], "Tasks that the HTTP API sends, by name or glob; none by default.")
+    api_auth: str | None = _setting(
+        None, "Who may call the HTTP API: `iam` (AWS checks) or `hmac` (`api_keys`)."
+    )
+    api_keys: dict[str, str] = _setting({}, "Secrets of the HTTP API's callers, by key id.")
+    api_max_body: int = _setting(262_144, "Longest request body of the HTTP API.", "bytes")
+
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

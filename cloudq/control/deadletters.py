@@ -30,6 +30,10 @@ from cloudq.errors import NoDeadLetterQueue, PayloadRefused, Unsupported
 
 #: Reason shown for messages that the broker itself moved: received too often, never settled.
 REDRIVEN: Final = "received_too_often"
+#: Attribute of a message that was sent back: how often.
+REDRIVES: Final = "cloudq-redrives"
+#: SQS takes ten attributes with a message.
+_ROOM: Final = 10
 #: Seconds that a dead letter is held while it is looked at.
 _HOLD: Final = 60.0
 
@@ -49,6 +53,8 @@ class DeadLetter:
     task_id: str | None
     body: str
     delivery: Delivery
+    #: How often it was sent back already.
+    redrives: int = 0
 
     def plain(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -62,18 +68,21 @@ class DeadLetter:
             "task": self.task,
             "task_id": self.task_id,
             "body": self.body,
+            "redrives": self.redrives,
             "attributes": dict(self.delivery.attributes),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead letters are meant; every given criterion must fit. ``older_than`` is seconds."""
+    """Which dead letters are meant; every given criterion must fit. ``older_than`` is seconds.
+    ``fewer_redrives``: it was sent back fewer times than this."""
 
     task: str | None = None
     reason: str | None = None
     message_ids: frozenset[str] = frozenset()
     older_than: float | None = None
+    fewer_redrives: int | None = None
 
     def fits(self, letter: DeadLetter, now: float) -> bool:
         if self.task is not None and letter.task != self.task:
@@ -82,6 +91,8 @@ class Filter:
             return False
         wanted = {letter.message_id, letter.task_id}
         if self.message_ids and not wanted & self.message_ids:
+            return False
+        if self.fewer_redrives is not None and letter.redrives >= self.fewer_redrives:
             return False
         return self.older_than is None or now - (letter.buried_at or letter.sent_at) >= self.older_than
 
@@ -143,6 +154,7 @@ class DeadLetters:
         rate: float | None = None,
         edit: Callable[[str], str] | None = None,
         progress: Callable[[DeadLetter], None] = lambda letter: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """Send dead letters back to where they came from (or ``to``); returns how many.
 
@@ -161,7 +173,7 @@ class DeadLetters:
             if rate:
                 time.sleep(1.0 / rate)
 
-        return self._each(chosen, limit, act)
+        return self._each(chosen, limit, act, stop)
 
     def purge(self, chosen: Filter | None = None) -> int | None:
         """Delete dead letters: those that fit (returns how many), or without a filter all of them."""
@@ -178,7 +190,13 @@ class DeadLetters:
         if self._claims is not None:
             self._claims.forget([letter.body])
 
-    def _each(self, chosen: Filter | None, limit: int | None, act: Callable[[DeadLetter], None]) -> int:
+    def _each(
+        self,
+        chosen: Filter | None,
+        limit: int | None,
+        act: Callable[[DeadLetter], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> int:
         chosen = chosen or Filter()
         spared: list[Delivery] = []
         count = 0
@@ -188,6 +206,9 @@ class DeadLetters:
                 if not chosen.fits(letter, time.time()):
                     spared.append(delivery)
                     continue
+                if stop():
+                    spared.append(delivery)
+                    break
                 try:
                     act(letter)
                 except BaseException:
@@ -240,13 +261,15 @@ class DeadLetters:
             task_id=task_id or delivery.message_id,
             body=delivery.body,
             delivery=delivery,
+            redrives=_redrives(delivery),
         )
 
     def _restored(self, letter: DeadLetter, edit: Callable[[str], str] | None) -> Message:
         delivery = letter.delivery
         attributes = {k: v for k, v in delivery.attributes.items() if k not in (*BURY_ATTRIBUTES, PACKED)}
-        if packed := delivery.attributes.get(PACKED):
-            attributes.update(msgspec.json.decode(packed, type=dict[str, str]))
+        attributes.update(_packed(delivery))
+        if len(attributes) < _ROOM or REDRIVES in attributes:
+            attributes[REDRIVES] = str(letter.redrives + 1)
         message = Message(letter.body, group_id=delivery.group_id, attributes=attributes)
         if is_fifo(self.name):
             message = replace(message, dedup_id=ids.new_id())  # the old one would be dropped as a duplicate
@@ -262,6 +285,20 @@ class DeadLetters:
             return text
         head = {"v": 1, "id": letter.task_id, "task": _peek_task(text)[0]}
         return msgspec.json.encode({**head, "ref": self._claims.store(text).plain()}).decode()
+
+
+def _redrives(delivery: Delivery) -> int:
+    found = delivery.attributes.get(REDRIVES) or _packed(delivery).get(REDRIVES, "0")
+    return int(found) if found.isascii() and found.isdigit() else 0
+
+
+def _packed(delivery: Delivery) -> dict[str, str]:
+    """Attributes that were put into one when it was buried."""
+    packed = delivery.attributes.get(PACKED)
+    try:
+        return msgspec.json.decode(packed, type=dict[str, str]) if packed else {}
+    except msgspec.MsgspecError:
+        return {}
 
 
 def _epoch(text: str | None) -> float | None:

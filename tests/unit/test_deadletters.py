@@ -59,7 +59,11 @@ def test_redrive_sends_back_clean(broker: SqliteBroker) -> None:
     assert DeadLetters(broker, "q").redrive(Filter(task="a")) == 1
 
     [back] = broker.receive("q", 10, 0.0, 30.0)
-    assert (back.body, dict(back.attributes), back.receive_count) == ('{"task": "a"}', {"mine": "1"}, 1)
+    assert (back.body, dict(back.attributes), back.receive_count) == (
+        '{"task": "a"}',
+        {"mine": "1", "cloudq-redrives": "1"},
+        1,
+    )
     assert broker.depth("q-dlq").visible == 1
 
 

@@ -35,13 +35,13 @@ from cloudq.registry import Registry
 from cloudq.results.handle import AsyncResult
 from cloudq.settings import Conf
 from cloudq.task import AsyncTask, Task
+from cloudq.watched import Watched
 from cloudq.workflows.face import Workflows
 
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
     from cloudq.brokers.base import Broker
     from cloudq.brokers.claimcheck import ClaimCheck
-    from cloudq.control.control import Control
     from cloudq.producer import Outgoing, Producer
     from cloudq.results import group
     from cloudq.results.poller import Poller
@@ -63,7 +63,7 @@ Handle = AsyncResult[Any]
 _CHUNK = 1000
 
 
-class CloudQ(Workflows):
+class CloudQ(Watched, Workflows):
     """An application: ``app = CloudQ("shop", broker="sqs://", backend="dynamodb://cloudq-results")``.
 
     ``broker`` and ``backend`` are URLs or ready-made instances; without them the settings, the
@@ -350,15 +350,6 @@ class CloudQ(Workflows):
         if self.store is None:
             raise ImproperlyConfigured("this app stores no results (result_backend is disabled://)")
         return self.store
-
-    @property
-    def control(self) -> Control:
-        """Remote control: ``app.control.revoke(id)``, ... Needs a results store."""
-        from cloudq import assembly
-
-        parts = (self.need_store(), self.conf, self.clock)
-        undo = lambda task_id, tries: self.producer.unschedule(task_id, tries)  # noqa: E731
-        return self._opened.get("control", lambda: assembly.control_of(*parts, undo))
 
     # --- what is opened -----------------------------------------------------------------------
 

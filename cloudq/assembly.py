@@ -34,7 +34,8 @@ from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 
-if TYPE_CHECKING:  # who only publishes runs nothing
+if TYPE_CHECKING:
+    from cloudq.monitoring.receiver import Events  # who only publishes runs nothing
     from cloudq.runtime.inline import Inline
     from cloudq.runtime.lifecycle import Lifecycle
 
@@ -185,6 +186,13 @@ def control_of(
 ) -> Control:
     """Remote control; ``unschedule`` deletes what EventBridge was to send (``Producer.unschedule``)."""
     return Control(store, conf, clock, unschedule)
+
+
+def events_of(store: ResultStore, conf: Conf, clock: Clock) -> Events:
+    """What workers tell."""
+    from cloudq.monitoring.receiver import Events
+
+    return Events(store.backend, conf.control_namespace, clock)
 
 
 def lifecycle_of(

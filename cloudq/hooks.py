@@ -23,7 +23,7 @@ POINTS: Final[dict[str, str]] = {
     "task_failed": "task, request, outcome: recorded as FAILURE",
     "task_retried": "task, request, outcome, delay: published again, delay in seconds",
     "task_rejected": "delivery, reason, detail: buried in the dead-letter queue",
-    "task_revoked": "envelope, reason: not run (expired or revoked)",
+    "task_revoked": "envelope, reason, queue: not run (expired, revoked), or stopped (terminated)",
     "task_settled": "delivery: its run is over, recorded, and what follows was sent",
     "lease_lost": "delivery: its visibility ran out while it was held",
     "worker_init": "worker: before the pool starts",
@@ -45,6 +45,8 @@ class Hooks:
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
+        #: Where a worker's events go besides what its settings name (``cloudq.monitoring.feed.Sink``).
+        self.sinks: list[Any] = []
 
     def on(self, point: str, listener: Listener | None = None) -> Any:
         """Add a listener: ``hooks.on("task_failed", f)``, or as a decorator."""

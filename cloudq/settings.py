@@ -260,6 +260,14 @@ class Settings:
     api_keys: dict[str, str] = _setting({}, "Secrets of the HTTP API's callers, by key id.")
     api_max_body: int = _setting(262_144, "Longest request body of the HTTP API.", "bytes")
 
+    worker_events_log: str | None = _setting(
+        None,
+        "Events on stdout: `json` (a line each), or `emf` (CloudWatch metrics by task and queue, a line a minute).",
+    )
+    worker_metrics_port: int | None = _setting(
+        None, "Serve metrics for Prometheus on this port (extra `prometheus`)."
+    )
+    worker_metrics_host: str = _setting("127.0.0.1", "Address that metrics are served on.")
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

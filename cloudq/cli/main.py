@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import beat, call, demo, dlq, doctor, inspect, keys, local, queues, revoke, schedule, worker
+from cloudq.cli import (
+    beat,
+    call,
+    demo,
+    dlq,
+    doctor,
+    events,
+    inspect,
+    keys,
+    local,
+    queues,
+    revoke,
+    schedule,
+    worker,
+)
 from cloudq.cli.common import one_line_errors
 
 cli = typer.Typer(
@@ -50,6 +64,7 @@ cli.command("call")(call.call)
 cli.command("result")(call.result)
 cli.command("revoke")(revoke.revoke)
 cli.command("status")(inspect.status)
+cli.command("events")(events.events)
 cli.add_typer(inspect.inspect, name="inspect")
 cli.add_typer(inspect.control, name="control")
 cli.add_typer(queues.commands, name="queues")

@@ -74,6 +74,16 @@ def worker(
         float | None,
         typer.Option(min=0, help="How long to wait for long polls when nothing else is left to do, seconds."),
     ] = None,
+    task_events: Annotated[
+        bool, typer.Option("--task-events", "-E", help="Write events for `cloudq events` (monitoring=tasks).")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address for metrics; default 127.0.0.1.")] = None,
+    events_log: Annotated[
+        str | None, typer.Option(metavar="json|emf", help="Events as lines on stdout.")
+    ] = None,
     stop_when_idle: Annotated[
         float | None, typer.Option(min=0, help="Stop once the queues have been empty for this many seconds.")
     ] = None,
@@ -94,6 +104,10 @@ def worker(
             "worker_shutdown_timeout": shutdown_timeout,
             "worker_queue_order": queue_order,
             "worker_poll_patience": poll_patience,
+            "worker_metrics_port": metrics_port,
+            "worker_metrics_host": metrics_host,
+            "worker_events_log": events_log,
+            "monitoring": "tasks" if task_events and found.conf.monitoring in ("off", "workers") else None,
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})
         if found.conf.worker_hijack_root_logger:

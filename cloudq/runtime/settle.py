@@ -254,6 +254,8 @@ class Settler:
             if self._follower.expects(ready.envelope):
                 self.conclude(ready.envelope, ready.delivery.queue, record, again=True)
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
+        detail = "" if reason is None else str(reason)
+        self._hooks.fire("task_rejected", delivery=ready.delivery, reason="rejected", detail=detail)
         self.free(ready.envelope)
         return _rejected(outcome.error)
 
@@ -383,7 +385,7 @@ class Settler:
             )
             self._announce(envelope, record)
         logger.info("task %s revoked: %s", label(envelope), error)
-        self._hooks.fire("task_revoked", envelope=envelope, reason=str(error))
+        self._hooks.fire("task_revoked", envelope=envelope, reason=str(error), queue=queue)
         return self.conclude(envelope, queue, record)
 
     def _send(self, what: str, calls: list[Outgoing]) -> None:

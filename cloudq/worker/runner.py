@@ -16,6 +16,7 @@ from cloudq.pools.base import RemoteWatch, RunnerSpec, Watch
 from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.verdict import Verdict
 from cloudq.worker import logs
+from cloudq.worker.feeding import feed_from_child
 
 #: Seconds before a lease's first end from which on the parent is asked whether it was renewed.
 SAFE: Final = 1.0
@@ -70,13 +71,19 @@ class ChildRunner:
             self._watch.eased()
 
 
-def spec(app_path: str, hostname: str, overrides: Mapping[str, Any], level: int, shared: str) -> RunnerSpec:
-    """How a child process makes its runner. ``shared`` is the URL of a store of this worker's own.
-
-    The last argument is what ``override`` takes, none so far.
+def spec(
+    app_path: str,
+    hostname: str,
+    overrides: Mapping[str, Any],
+    level: int,
+    shared: str,
+    spool: str | None = None,
+) -> RunnerSpec:
+    """How a child process makes its runner. ``shared`` is the URL of a store of this worker's own, ``spool`` the
+    folder for events. The last argument is what ``override`` takes, none so far.
     """
     return RunnerSpec(
-        "cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level, shared, {})
+        "cloudq.worker.runner:in_child", (app_path, hostname, dict(overrides), level, shared, spool, {})
     )
 
 
@@ -94,6 +101,7 @@ def in_child(
     overrides: Mapping[str, Any],
     level: int,
     shared: str,
+    spool: str | None,
     options: Mapping[str, Mapping[str, Any]],
 ) -> ChildRunner:
     """Load the app in a child process, with the settings of the parent, and its changes of tasks' options."""
@@ -107,5 +115,7 @@ def in_child(
     lifecycle = app.lifecycle(hostname)
     lifecycle.admission.limits.keep_in(shared)
     lifecycle.settler.can_hold = True
+    if spool is not None:
+        feed_from_child(app, hostname, spool)
     app.hooks.fire("child_init", app=app)
     return ChildRunner(lifecycle, app, app.clock)

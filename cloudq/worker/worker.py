@@ -24,6 +24,7 @@ from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker import intake
 from cloudq.worker.credit import Credit, Lane
 from cloudq.worker.disposal import Disposal
+from cloudq.worker.feeding import Feeding
 from cloudq.worker.groups import Groups
 from cloudq.worker.quarantine import Quarantine
 from cloudq.worker.runner import WorkerRunner, spec
@@ -134,6 +135,7 @@ class Worker:
         self.disposal.start()
         for name in self.queues:
             self.sources.append(self.make_source(name))
+        self.feeding.start()
         self.steering.look()  # before the first message: what was revoked while nobody worked stays undone
         threading.Thread(target=self._follow_stops, name="cloudq-stops", daemon=True).start()
         for source in self.sources:
@@ -173,7 +175,9 @@ class Worker:
         # what belongs to this worker alone, for all of its children: limits per worker
         self._folder = tempfile.TemporaryDirectory(prefix="cloudq-worker-", ignore_cleanup_errors=True)
         shared = f"sqlite:///{os.path.join(self._folder.name, 'worker.db')}"
-        return spec(self._app_path or "", self.hostname, explicit, self._loglevel, shared)
+        self.feeding = Feeding(self, self._folder.name)
+        path = self._app_path or ""
+        return spec(path, self.hostname, explicit, self._loglevel, shared, self.feeding.spool)
 
     def places(self, concurrency: int) -> int:
         """How many messages to hold when so many tasks run at once."""
@@ -276,6 +280,7 @@ class Worker:
                 "not every message could be acknowledged or given back; those will be delivered again"
             )
         self.steering.close()
+        self.feeding.close()
         self.disposal.close()
         self.leases.close()
         self._folder.cleanup()

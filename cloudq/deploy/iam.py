@@ -37,6 +37,7 @@ _TABLE_USE: Final = (
 )
 _TABLE_READ: Final = ("dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query")
 _OBJECTS_USE: Final = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+_SCHEDULES: Final = ("scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule")
 _KMS_USE: Final = ("kms:Decrypt", "kms:GenerateDataKey")
 
 
@@ -112,7 +113,24 @@ class BucketRights:
         return found
 
 
-Rights = QueueRights | TableRights | BucketRights
+@dataclass(frozen=True, slots=True)
+class ScheduleRights:
+    """A group of EventBridge schedules, and the role that schedules made there send with, by ARN."""
+
+    group_arn: str
+    role_arn: str
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with it: delays that EventBridge keeps are made, looked at and deleted."""
+        if role in ("scheduler", "dashboard"):
+            return []
+        members = self.group_arn.replace(":schedule-group/", ":schedule/") + "/*"
+        passing = allow(("iam:PassRole",), self.role_arn)
+        passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+        return [allow(_SCHEDULES, members), passing]
+
+
+Rights = QueueRights | TableRights | BucketRights | ScheduleRights
 
 
 def policy(role: str, rights: Sequence[Rights]) -> Document:

@@ -24,6 +24,12 @@ CASES: dict[str, Sequence[iam.Rights]] = {
     "queue/kms": [iam.QueueRights(QUEUE, QUEUE + "-dlq", KEY)],
     "results/table": [iam.TableRights(TABLE)],
     "results/bucket": [iam.TableRights(TABLE), iam.BucketRights(BUCKET, "cloudq")],
+    "schedule/group": [
+        iam.ScheduleRights(
+            "arn:aws:scheduler:eu-west-1:123456789012:schedule-group/shop",
+            "arn:aws:iam::123456789012:role/shop-scheduler",
+        )
+    ],
     "results/kms": [iam.TableRights(TABLE, KEY), iam.BucketRights(BUCKET, "cloudq", KEY)],
 }
 
@@ -51,7 +57,8 @@ def test_no_policy_has_a_wildcard_but_for_the_objects_of_a_folder(case: str, rol
     for statement in iam.policy(role, CASES[case])["Statement"]:
         assert not [action for action in statement["Action"] if "*" in action]
         for resource in statement["Resource"]:
-            assert "*" not in resource or (resource.startswith("arn:aws:s3:::") and resource.endswith("/*"))
+            folder = resource.startswith(("arn:aws:s3:::", "arn:aws:scheduler:")) and resource.endswith("/*")
+            assert folder or "*" not in resource
             assert "*" not in resource.removesuffix("/*")
 
 

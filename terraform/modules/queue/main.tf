@@ -14,7 +14,7 @@ resource "aws_sqs_queue" "dead_letters" {
   name = "${var.name_prefix}${local.dead_name}"
 
   fifo_queue                  = var.fifo ? true : null
-  content_based_deduplication = var.fifo ? var.content_based_deduplication : null
+  content_based_deduplication = var.fifo ? coalesce(var.content_based_deduplication, true) : null
   deduplication_scope         = var.fifo ? "messageGroup" : null
   fifo_throughput_limit       = var.fifo ? "perMessageGroupId" : null
 
@@ -34,7 +34,7 @@ resource "aws_sqs_queue" "this" {
   name = "${var.name_prefix}${var.name}"
 
   fifo_queue                  = var.fifo ? true : null
-  content_based_deduplication = var.fifo ? var.content_based_deduplication : null
+  content_based_deduplication = var.fifo ? coalesce(var.content_based_deduplication, true) : null
   deduplication_scope         = var.fifo ? "messageGroup" : null
   fifo_throughput_limit       = var.fifo ? "perMessageGroupId" : null
 

@@ -31,12 +31,12 @@ variable "fifo" {
 }
 
 variable "content_based_deduplication" {
-  description = "FIFO only: SQS takes a message's hash as its deduplication id when it has none. EventBridge schedules need it."
+  description = "FIFO only, on there: a message without a deduplication id is given its hash as one. EventBridge schedules have none; cloudq itself always sends one."
   type        = bool
-  default     = false
+  default     = null
 
   validation {
-    condition     = var.fifo || !var.content_based_deduplication
+    condition     = var.fifo || var.content_based_deduplication != true
     error_message = "content_based_deduplication is for FIFO queues: set fifo = true, or leave it out."
   }
 }

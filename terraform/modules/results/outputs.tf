@@ -42,12 +42,14 @@ output "policies" {
 
 output "environment" {
   description = "CLOUDQ_* variables of an app that keeps its results here."
-  value = {
+  value = merge({
     CLOUDQ_RESULT_BACKEND = join("", [
       "dynamodb://${var.table_name}?region=${local.region}",
       var.bucket == null ? "" : "&large=${urlencode("s3://${try(var.bucket.name, "")}/${try(var.bucket.prefix, "")}?region=${local.region}")}",
     ])
-  }
+    }, var.bucket == null ? {} : {
+    CLOUDQ_BROKER_LARGE_MESSAGES = "s3://${try(var.bucket.name, "")}/${try(var.bucket.prefix, "")}?region=${local.region}"
+  })
   # The bucket's name is a plain variable: without this an app could be configured before there is one.
   depends_on = [aws_s3_bucket.this]
 }

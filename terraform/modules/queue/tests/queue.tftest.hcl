@@ -99,8 +99,8 @@ run "a_fifo_queue_has_a_fifo_dead_letter_queue" {
     error_message = "high-throughput mode"
   }
   assert {
-    condition     = aws_sqs_queue.this.content_based_deduplication == false
-    error_message = "cloudq sends deduplication ids of its own"
+    condition     = aws_sqs_queue.this.content_based_deduplication
+    error_message = "EventBridge sends no deduplication id"
   }
 }
 

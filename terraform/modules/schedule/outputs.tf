@@ -1,0 +1,46 @@
+# `cloudq iam ROLE --schedule-group ... --scheduler-role ...` prints the same statements.
+locals {
+  make = [
+    { Effect = "Allow", Action = ["scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule"], Resource = [local.members] },
+    {
+      Effect    = "Allow"
+      Action    = ["iam:PassRole"]
+      Resource  = [aws_iam_role.this.arn]
+      Condition = { StringEquals = { "iam:PassedToService" = "scheduler.amazonaws.com" } }
+    },
+  ]
+}
+
+output "policies" {
+  description = "IAM policy documents (JSON) for making schedules in this group (delays of any length): publisher, worker, lambda."
+  value       = { for role in ["publisher", "worker", "lambda"] : role => jsonencode({ Version = "2012-10-17", Statement = local.make }) }
+}
+
+output "environment" {
+  description = "CLOUDQ_* variables of an app whose long delays EventBridge keeps."
+  value = merge({
+    CLOUDQ_DELAY_TIER         = "scheduler"
+    CLOUDQ_SCHEDULER_GROUP    = aws_scheduler_schedule_group.this.name
+    CLOUDQ_SCHEDULER_ROLE_ARN = aws_iam_role.this.arn
+  }, var.dead_letter_queue_arn == null ? {} : { CLOUDQ_SCHEDULER_DEAD_LETTER_ARN = var.dead_letter_queue_arn })
+}
+
+output "group_name" {
+  description = "Name of the schedule group."
+  value       = aws_scheduler_schedule_group.this.name
+}
+
+output "group_arn" {
+  description = "ARN of the schedule group."
+  value       = local.group_arn
+}
+
+output "role_arn" {
+  description = "ARN of the role that schedules send with."
+  value       = aws_iam_role.this.arn
+}
+
+output "role_policy" {
+  description = "That role's policy document (JSON), or null when it may do nothing."
+  value       = try(aws_iam_role_policy.this[0].policy, null)
+}

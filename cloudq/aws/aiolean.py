@@ -14,7 +14,7 @@ from cloudq.aws.lean import needs_proxy, sdk_is_mocked, tls_context
 from cloudq.aws.options import CONNECT_TIMEOUT, POOL_SIZE
 from cloudq.aws.port import Answer, AsyncPort, Call, Pause
 from cloudq.aws.quota import RetryQuota
-from cloudq.aws.wire import Send, Wire, conversation
+from cloudq.aws.wire import Renew, Send, Wire, conversation
 from cloudq.clock import SYSTEM_CLOCK, Clock
 
 _PIECE = 262_144
@@ -120,6 +120,9 @@ class AsyncLeanPort:
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
                     step = talk.send(None)
+                    continue
+                if isinstance(step, Renew):
+                    step = talk.send(await asyncio.to_thread(self._identity.renew, step.since))
                     continue
                 try:
                     answer = await self._exchange(loop, wire.endpoint, step)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from cloudq.aws.errors import from_botocore, is_throttled
+from cloudq.aws.identity import RENEW_PAUSE
 from cloudq.aws.options import LOCAL_REGION, OWN_ATTEMPTS, OWN_BACKOFF, config_options, is_slow
 from cloudq.aws.port import Answer, Call
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.errors import ImproperlyConfigured
+from cloudq.errors import CredentialsError, ImproperlyConfigured
 from cloudq.retry import backoff
 
 
@@ -20,6 +22,7 @@ class _Clients:
 
     def __init__(self, region: str | None, endpoint_url: str | None, profile: str | None) -> None:
         self.pid = os.getpid()
+        self.born = time.monotonic()
         self._endpoint_url = endpoint_url
         self._given = (region, profile)
         self._lock = threading.Lock()
@@ -113,13 +116,28 @@ class BotoPort:
 
         waits = backoff(*OWN_BACKOFF)
         for attempt in range(1, OWN_ATTEMPTS + 1):
+            mine = self._clients()
             try:
                 return self._once(call)
             except (BotoCoreError, ClientError) as error:
+                ours = from_botocore(error, call)
+                if isinstance(ours, CredentialsError) and self._renew(mine):
+                    continue
                 if attempt == OWN_ATTEMPTS or not worth_another_try(error):
-                    raise from_botocore(error, call) from error
+                    raise ours from error
             self._clock.sleep(next(waits))
         raise AssertionError("unreachable")
+
+    def _renew(self, refused: _Clients) -> bool:
+        """Begin anew with whatever credentials there are now; False when that was done a moment ago.
+
+        A session keeps what it has loaded for ever, where it knows of no expiry.
+        """
+        if self._mine is refused:
+            if time.monotonic() - refused.born < RENEW_PAUSE:
+                return False
+            self._mine = _Clients(*self._args)  # others may be at work with the old ones: dropped, not closed
+        return True
 
     def _once(self, call: Call) -> Answer:
         method = self._clients().method(call.service, call.operation, is_slow(call))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -22,6 +23,8 @@ from cloudq.errors import ImproperlyConfigured
 
 #: Regions of the commercial partition are ``<area>-<direction>-<number>``, and end in amazonaws.com.
 _COMMERCIAL: Final = re.compile(r"(?!us-(gov|iso)|eu-isoe|eusc-|cn-)[a-z]{2}-[a-z]+-\d")
+#: Seconds between two looks for other credentials after AWS has refused the present ones.
+RENEW_PAUSE: Final = 10.0
 #: Whoever sets one of these wants an endpoint that botocore works out.
 _SPECIAL: Final = (
     "AWS_ENDPOINT_URL",
@@ -78,6 +81,7 @@ class Identity:
         self._session: Any = None
         self._source: Any = None
         self._plain: Credentials | None = None
+        self._renewed = float("-inf")
         self._endpoints: dict[str, Endpoint] = {}
         self._region: str | None = None
 
@@ -95,19 +99,47 @@ class Identity:
         """
         if self._plain is not None:
             return self._plain
-        if self._source is None:
+        source = self._source
+        if source is None:
             with self._lock:
-                if self._source is None:
+                source = self._source
+                if source is None:
                     self._plain = self._from_environment()
                     if self._plain is not None:
                         return self._plain
-                    self._source = self._from_botocore()
-        return self._fresh()
+                    source = self._source = self._from_botocore()
+        return self._fresh(source)
+
+    def renew(self, since: float) -> bool:
+        """Look for credentials anew: AWS has refused those of the moment ``since`` (monotonic seconds).
+
+        What botocore has loaded it keeps for ever where it knows of no expiry, though another program may long
+        have written new ones. False when a look is no use: they come from the environment (``hint`` says so),
+        or it was done a moment ago. Raises CredentialsError when none can be loaded.
+        """
+        if self._plain is not None:
+            return False
+        with self._lock:
+            if self._renewed <= since:
+                if time.monotonic() - self._renewed < RENEW_PAUSE:
+                    return False
+                self._renewed = time.monotonic()
+                self._session = self._source = None
+        self.credentials()
+        return True
+
+    @property
+    def hint(self) -> str:
+        """What is to be said of refused credentials of this kind."""
+        if self._plain is None:
+            return ""
+        return "; they come from AWS_ACCESS_KEY_ID, which a running process never gets anew: start it again"
 
     @property
     def refreshes(self) -> bool:
         """May ``credentials`` have to ask a service for new ones?"""
-        return self._source is not None and hasattr(self._source, "refresh_needed")
+        source = self._source
+        return source is not None and hasattr(source, "refresh_needed")
 
     def endpoint(self, service: str) -> Endpoint:
         """Where a service answers."""
@@ -160,7 +192,8 @@ class Identity:
     # --- all others -----------------------------------------------------------------------------
 
     def _botocore(self) -> Any:
-        if self._session is None:
+        session = self._session
+        if session is None:
             from botocore.exceptions import BotoCoreError
             from botocore.session import Session
 
@@ -170,7 +203,7 @@ class Identity:
             except BotoCoreError as error:
                 raise from_botocore(error, Call("aws", "session", {})) from error
             self._session = session
-        return self._session
+        return session
 
     def _from_botocore(self) -> Any:
         from botocore.exceptions import BotoCoreError, NoCredentialsError
@@ -184,11 +217,11 @@ class Identity:
             raise from_botocore(NoCredentialsError(), call)
         return source
 
-    def _fresh(self) -> Credentials:
+    def _fresh(self, source: Any) -> Credentials:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            frozen = self._source.get_frozen_credentials()
+            frozen = source.get_frozen_credentials()
         except (BotoCoreError, ClientError) as error:
             raise from_botocore(error, Call("aws", "credentials", {})) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)

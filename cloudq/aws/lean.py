@@ -20,7 +20,7 @@ from cloudq.aws.identity import Endpoint, Identity
 from cloudq.aws.options import POOL_SIZE
 from cloudq.aws.port import Answer, Call, Pause, Port
 from cloudq.aws.quota import RetryQuota
-from cloudq.aws.wire import Send, Wire, conversation
+from cloudq.aws.wire import Renew, Send, Wire, conversation
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import ImproperlyConfigured, ServiceUnavailable
 
@@ -72,6 +72,9 @@ class LeanPort:
                 if isinstance(step, Pause):
                     self._clock.sleep(step.seconds)
                     step = talk.send(None)
+                    continue
+                if isinstance(step, Renew):
+                    step = talk.send(mine.identity.renew(step.since))
                     continue
                 try:
                     answer = self._exchange(mine, wire.endpoint, step)

@@ -1,12 +1,13 @@
 """One call on the wire, free of I/O: what to send, how to read what comes back, whether to try again.
 
 ``conversation`` is a generator that yields ``Send`` (exchange these bytes) and ``Pause``; the
-drivers (``lean``, ``aiolean``) carry them out and throw what went wrong into it.
+drivers (``lean``, ``aiolean``) carry them out (and ``Renew``) and throw what went wrong into it.
 """
 
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -19,7 +20,7 @@ from cloudq.aws.port import Answer, Call, Pause
 from cloudq.aws.quota import RetryQuota
 from cloudq.aws.sigv4 import Signer, timestamp
 from cloudq.clock import Clock
-from cloudq.errors import OperationalError, ServiceUnavailable
+from cloudq.errors import CredentialsError, OperationalError, ServiceUnavailable
 from cloudq.retry import backoff
 
 
@@ -31,7 +32,14 @@ class Send:
     timeout: float
 
 
-Conversation: TypeAlias = Generator[Send | Pause, HttpAnswer | None, Answer]
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Look for credentials anew (``Identity.renew``); the answer says whether to try once more."""
+
+    since: float
+
+
+Conversation: TypeAlias = Generator[Send | Pause | Renew, HttpAnswer | bool | None, Answer]
 
 #: Errors that are the clock's fault when it is this far off (seconds).
 SKEW_CODES: Final = frozenset(
@@ -81,6 +89,10 @@ class Wire:
         headers["accept-encoding"] = "identity"
         return request(path, headers, body)
 
+    def refused(self, error: CredentialsError) -> CredentialsError:
+        """The error, with what is to be done about credentials of this kind."""
+        return CredentialsError(f"{error}{self._identity.hint}")
+
     def is_skewed(self, refusal: awsjson.Refusal, answer: HttpAnswer) -> bool:
         """Was the refusal our clock's fault? Then the next request is dated as AWS's clock says."""
         if refusal.code not in SKEW_CODES:
@@ -100,12 +112,13 @@ def conversation(wire: Wire, call: Call, quota: RetryQuota) -> Conversation:
     body = awsjson.encode(call)
     waits = backoff(*LEAN_BACKOFF)
     timeout = READ_TIMEOUTS.get(call.service, READ_TIMEOUT) + call.timeout
-    tries, mended = 0, False
+    tries, mended, renewed = 0, False, False
     while True:
         tries += 1
+        asked = time.monotonic()
         try:
             answer = yield Send(wire.request(call, body), timeout)
-            assert answer is not None
+            assert isinstance(answer, HttpAnswer)
             found = awsjson.read(call, answer)
         except (OSError, BrokenAnswer) as error:
             failure: OperationalError = no_answer(call, wire.endpoint, error)
@@ -119,6 +132,11 @@ def conversation(wire: Wire, call: Call, quota: RetryQuota) -> Conversation:
             if not mended and wire.is_skewed(found, answer):
                 mended = True
                 continue
+            if isinstance(failure, CredentialsError):
+                if not renewed and (yield Renew(asked)):
+                    renewed = True
+                    continue
+                raise wire.refused(failure)
         if not again or tries >= MAX_ATTEMPTS or not quota.allows():
             raise failure
         yield Pause(next(waits))

@@ -116,6 +116,10 @@ class TaskOptions(TypedDict, total=False):
     idempotent: bool
     #: Which calls are the same: a parameter's name, several, or a function of the arguments.
     idempotency_key: KeySpec | None
+    #: One run handles up to so many calls: the function takes a list of requests and returns a list of results.
+    batch: int | None
+    #: Longest that a call waits for others to join it.
+    batch_wait: float
     #: One call at a time: "until_start", "until_finish", or a number of seconds. The caller of a duplicate
     #: gets the first one's result.
     unique: str | float | None

@@ -36,6 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NOT_GIVEN: Any = object()
+_ANYTHING: Any = inspect.signature(lambda *args, **kwargs: None)
 
 
 class Task(Generic[P, R]):
@@ -78,6 +79,8 @@ class Task(Generic[P, R]):
     idempotent: bool = False
     idempotency_key: KeySpec | None = None
     idempotency_expires: float | None = None
+    batch: int | None = None
+    batch_wait: float = 1.0
     unique: str | float | None = None
     unique_on: KeySpec | None = None
     unique_expires: float | None = None
@@ -102,6 +105,9 @@ class Task(Generic[P, R]):
         self.name = name
         self._entry = functools.partial(function, self) if self.bind else function
         self._signature = _signature_of(function, self.bind)
+        if self.batch is not None:
+            self._check_batch()
+            self._signature = _ANYTHING  # the function takes requests; calls may have any arguments
         self._check_limits()
         self.retry_policy = self._make_retry_policy()
 
@@ -132,6 +138,7 @@ class Task(Generic[P, R]):
             "default_retry_delay",
             "idempotency_expires",
             "unique_expires",
+            "batch_wait",
         ):
             value = getattr(self, option)
             if value is not None and (
@@ -147,6 +154,18 @@ class Task(Generic[P, R]):
 
         if self.result_serializer is not None:  # a wrong name must not wait for the first result
             plugins.load("serializers", self.result_serializer)
+
+    def _check_batch(self) -> None:
+        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
+            raise ImproperlyConfigured(f"task {self.name}: batch is 1 or more, got {self.batch!r}")
+        if self.batch_wait is None:
+            raise ImproperlyConfigured(f"task {self.name}: batch_wait is a number of seconds, got None")
+        try:
+            self._signature.bind([])
+        except TypeError as error:
+            raise ImproperlyConfigured(
+                f"task {self.name}: a batch task takes one argument, the list of requests ({error})"
+            ) from None
 
     def _check_limits(self) -> None:
         try:

@@ -196,3 +196,21 @@ def sync(self: Any, shop: str, seconds: float = 0.0) -> str:
     note("start", self.request.id)
     time.sleep(seconds)
     return f"{shop} by {self.request.id}"
+
+
+@app.task(batch=5, batch_wait=0.5)
+def gather(requests: list[Any]) -> list[Any]:
+    """Five at a time. ``how``: what becomes of the item."""
+    for request in requests:
+        note(f"of-{len(requests)}", request.id)
+        how = request.kwargs.get("how")
+        if how == "die" and request.receive_count == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "slow":
+            time.sleep(1.0)
+    return [ValueError("no good") if each.kwargs.get("how") == "fail" else each.args[0] for each in requests]
+
+
+@app.task(batch=100, batch_wait=600)
+def patient(requests: list[Any]) -> None:
+    """Waits for company that does not come."""

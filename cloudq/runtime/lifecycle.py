@@ -27,6 +27,7 @@ from cloudq.errors import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from cloudq.execution.batch import acall_batch, call_batch
 from cloudq.execution.call import acall, call, judge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
@@ -99,15 +100,14 @@ class Lifecycle:
             if not isinstance(ready, Ready):
                 return ready
             try:
-                early = self._ack_early(ready)
+                early = self.ack_early(ready)
                 outcome = self.execute(ready, watch)
-                return self._closed(self._settled(ready, outcome, watch), early)
+                return self.closed(self.settled(ready, outcome, watch), early)
             finally:
                 self.leave(ready)
-                if self._hooks.wants("task_settled"):
-                    self._hooks.fire("task_settled", delivery=delivery)
+                self.over(delivery)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the message must not be lost
-            return self._stumbled(delivery, error)
+            return self.stumbled(delivery, error)
 
     async def arun(self, delivery: Delivery, watch: Watch, bridge: Callable[..., Any]) -> Verdict:
         """As ``run``, on an event loop; ``bridge(f, *args)`` awaits blocking work in a thread."""
@@ -117,20 +117,24 @@ class Lifecycle:
                 verdict: Verdict = ready
                 return verdict
             try:
-                early = await bridge(self._ack_early, ready)
+                early = await bridge(self.ack_early, ready)
                 outcome = await self.aexecute(ready, watch)
-                return self._closed(await bridge(self._settled, ready, outcome, watch), early)
+                return self.closed(await bridge(self.settled, ready, outcome, watch), early)
             finally:
                 if ready.admitted is not NOTHING:
                     await bridge(self.leave, ready)
-                if self._hooks.wants("task_settled"):
-                    self._hooks.fire("task_settled", delivery=delivery)
+                self.over(delivery)
         except Exception as error:  # noqa: BLE001
-            return self._stumbled(delivery, error)
+            return self.stumbled(delivery, error)
 
     def leave(self, ready: Ready) -> None:
         """The run is over, however it ended: others may have what it held. Never raises."""
         self.admission.leave(ready.admitted)
+
+    def over(self, delivery: Delivery) -> None:
+        """Tell the hooks that nothing more is done for this delivery."""
+        if self._hooks.wants("task_settled"):
+            self._hooks.fire("task_settled", delivery=delivery)
 
     def hurry(self) -> None:
         """Do not wait for absent services any more: the worker is stopping."""
@@ -140,13 +144,14 @@ class Lifecycle:
         """Wait for no absent service past this moment (of the app's clock, monotonic)."""
         self._patience.until = moment
 
-    def _settled(self, ready: Ready, outcome: Outcome, watch: Watch) -> Verdict:
+    def settled(self, ready: Ready, outcome: Outcome, watch: Watch) -> Verdict:
         """A watch that cuts tasks short for its driver's sake says so here: they are lost, not at fault."""
         cut_short = getattr(watch, "cut_short", None)
         end = cut_short(outcome) if cut_short is not None else None
         return self.settle(ready, outcome) if end is None else self.lost(ready.delivery, end)
 
-    def _ack_early(self, ready: Ready) -> bool:
+    def ack_early(self, ready: Ready) -> bool:
+        """Delete the message now if its task wants that (``acks_late=False``); was it?"""
         if self._wants(ready.task, "acks_late"):
             return False
         self.settler.eased(ready.delivery)
@@ -157,14 +162,16 @@ class Lifecycle:
             self._claims.forget([ready.delivery.body])
         return True
 
-    def _closed(self, verdict: Verdict, early: bool) -> Verdict:
+    def closed(self, verdict: Verdict, early: bool) -> Verdict:
+        """The verdict on a message that was perhaps acknowledged early."""
         # what was deleted can still be buried, but neither acknowledged nor given back
         return Ack(already=True) if early and not isinstance(verdict, Bury) else verdict
 
     def _wants(self, task: Task[..., Any], option: str) -> bool:
         return self.settler.wants(task, option)
 
-    def _stumbled(self, delivery: Delivery, error: Exception) -> Verdict:
+    def stumbled(self, delivery: Delivery, error: Exception) -> Verdict:
+        """The verdict when something else than the task went wrong: it is given back."""
         if isinstance(error, OperationalError):
             logger.error("message %s of %s is given back: %s", delivery.message_id, delivery.queue, error)
             return release_after(delivery.receive_count)
@@ -402,21 +409,30 @@ class Lifecycle:
 
     def execute(self, ready: Ready, watch: Watch) -> Outcome:
         """Run the task's function. Never raises."""
-        self._before(ready)
-        outcome = call(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
-        return self._after(ready, outcome)
+        self.before(ready)
+        if ready.task.batch is not None:
+            [outcome] = call_batch(ready.task, ready.request, [ready.request], watch)
+        else:
+            outcome = call(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
+        return self.after(ready, outcome)
 
     async def aexecute(self, ready: Ready, watch: Watch) -> Outcome:
         """As ``execute``, on the event loop."""
-        self._before(ready)
-        outcome = await acall(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
-        return self._after(ready, outcome)
+        self.before(ready)
+        task, request = ready.task, ready.request
+        if task.batch is not None:
+            [outcome] = await acall_batch(task, request, [request], watch)
+        else:
+            outcome = await acall(task, request, ready.args, ready.envelope.kwargs, watch)
+        return self.after(ready, outcome)
 
-    def _before(self, ready: Ready) -> None:
+    def before(self, ready: Ready) -> None:
+        """Tell the hooks that it starts."""
         if self._hooks.wants("task_prerun"):
             self._hooks.fire("task_prerun", task=ready.task, request=ready.request)
 
-    def _after(self, ready: Ready, outcome: Outcome) -> Outcome:
+    def after(self, ready: Ready, outcome: Outcome) -> Outcome:
+        """Tell the hooks that it ended."""
         if self._hooks.wants("task_postrun"):
             self._hooks.fire("task_postrun", task=ready.task, request=ready.request, outcome=outcome)
         return outcome
@@ -455,7 +471,7 @@ class Lifecycle:
         except MessageError as error:
             return self._bury(delivery, error)
         except CloudQError as error:
-            return self._stumbled(delivery, error)
+            return self.stumbled(delivery, error)
 
     def _known_after_loss(self, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         if not records or self._store is None:

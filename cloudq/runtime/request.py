@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cloudq.brokers.base import Delivery
@@ -54,6 +55,22 @@ def request_of(
         first_received_at=delivery.first_received_at,
         ignore_result=not records,
         is_eager=eager,
+        called_directly=False,
+    )
+
+
+def request_of_batch(task: Task[..., Any], requests: Sequence[Request]) -> Request:
+    """The request that is current while a batch task's function runs: nobody's in particular.
+
+    The strictest limits of its members hold for the whole call.
+    """
+    hard = min((each.timelimit[0] for each in requests if each.timelimit[0] is not None), default=None)
+    soft = min((each.timelimit[1] for each in requests if each.timelimit[1] is not None), default=None)
+    return Request(
+        task=task.name,
+        timelimit=(hard, soft),
+        hostname=requests[0].hostname,
+        is_eager=requests[0].is_eager,
         called_directly=False,
     )
 

@@ -15,7 +15,9 @@ from cloudq.control.revocations import Revocations
 from cloudq.execution.call import NoWatch
 from cloudq.message import Envelope
 from cloudq.results.record import Record
+from cloudq.runtime import batch
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
+from cloudq.serializers.peek import peek
 from cloudq.testing.clock import ManualClock
 
 #: Seconds a message is invisible while it runs here; the clock stands still meanwhile.
@@ -50,7 +52,7 @@ class Sandbox:
         self._lifecycle = app.lifecycle("sandbox")
         self._lifecycle.revoked = Revocations(app.control.boards, clock).fresh
         self._queues = {app.conf.task_default_queue: None}
-        self._received: str | None = None
+        self._received: list[str] = []
 
     def note_sent(self, envelope: Envelope, queue: str, **_: Any) -> None:
         """A listener of the hook ``task_sent``."""
@@ -59,7 +61,7 @@ class Sandbox:
 
     def note_received(self, envelope: Envelope, **_: Any) -> None:
         """A listener of the hook ``task_received``."""
-        self._received = envelope.id
+        self._received.append(envelope.id)
 
     def assert_sent(
         self,
@@ -107,24 +109,44 @@ class Sandbox:
         handled = 0
         while True:
             names = list(queues or self._queues)
-            batch = [each for name in names for each in self.app.broker.receive(name, 10, 0.0, _INVISIBLE)]
-            if not batch and not (jump and self._jump(names)):
+            received = [each for name in names for each in self.app.broker.receive(name, 10, 0.0, _INVISIBLE)]
+            if not received and not (jump and self._jump(names)):
                 return list(ended.values())
-            handled += len(batch)
+            handled += len(received)
             if handled > limit:
                 raise AssertionError(
                     f"more than {limit} messages were handled: does a task send itself for ever?"
                 )
-            for delivery in batch:
-                record = self._handle(delivery)
-                if record is not None and record.final:
-                    ended.setdefault(record.id, record)
+            for job in self._jobs(received):
+                for record in self._handle(job):
+                    if record.final:
+                        ended.setdefault(record.id, record)
 
-    def _handle(self, delivery: Delivery) -> Record | None:
-        """Run one message; the record of its task, if it has one."""
-        self._received = None
-        self._apply(delivery, self._lifecycle.run(delivery, NoWatch()))
-        return None if self._received is None else self.app.read(self._received)
+    def _jobs(self, deliveries: list[Delivery]) -> Iterator[list[Delivery]]:
+        """What runs together: messages of a batch task, as many as it takes; all others one by one."""
+        collected: dict[tuple[str, str], list[Delivery]] = {}
+        for each in deliveries:
+            task = self.app.tasks.get(peek(each.body, each.message_id).task)
+            if task is None or task.batch is None:
+                yield [each]
+                continue
+            found = collected.setdefault((each.queue, task.name), [])
+            found.append(each)
+            if len(found) == task.batch:
+                yield collected.pop((each.queue, task.name))
+        yield from collected.values()
+
+    def _handle(self, deliveries: list[Delivery]) -> list[Record]:
+        """Run one message, or a batch; the records of the tasks, if they have one."""
+        self._received = []
+        if len(deliveries) == 1:
+            self._apply(deliveries[0], self._lifecycle.run(deliveries[0], NoWatch()))
+        else:
+            verdicts = batch.run(self._lifecycle, deliveries, NoWatch())
+            for delivery, verdict in zip(deliveries, verdicts, strict=True):
+                self._apply(delivery, verdict)
+        found = (self.app.read(each) for each in self._received)
+        return [each for each in found if each is not None]
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -14,6 +14,7 @@ from cloudq.control.shown import HIDDEN, shown
 from cloudq.errors import CloudQError
 from cloudq.rates import limit_of
 from cloudq.serializers.peek import peek
+from cloudq.worker.batches import deliveries_of
 
 if TYPE_CHECKING:
     from cloudq.worker.worker import Worker
@@ -57,12 +58,13 @@ class Commands:
 
     def do_active(self) -> list[dict[str, Any]]:
         return [
-            {**self.describe(each.job), "time_start": each.since, "worker_pid": each.pid}
+            {**self.describe(delivery), "time_start": each.since, "worker_pid": each.pid}
             for each in self._active()
+            for delivery in deliveries_of(each.job)
         ]
 
     def do_reserved(self) -> list[dict[str, Any]]:
-        running = {id(each.job) for each in self._active()}
+        running = self._running()
         return [self.describe(each) for each in self._held() if id(each) not in running]
 
     def do_scheduled(self) -> list[dict[str, Any]]:
@@ -124,7 +126,7 @@ class Commands:
         return {**found, **urls}
 
     def do_query_task(self, ids: list[str]) -> dict[str, Any]:
-        running = {id(each.job) for each in self._active()}
+        running = self._running()
         found = {}
         for delivery in self._held():
             task_id = peek(delivery.body, delivery.message_id).id
@@ -180,6 +182,9 @@ class Commands:
     def _active(self) -> list[Any]:
         active = getattr(self._worker.pool, "active", None)
         return active() if active is not None else []
+
+    def _running(self) -> set[int]:
+        return {id(delivery) for each in self._active() for delivery in deliveries_of(each.job)}
 
     def _held(self) -> list[Delivery]:
         return list(self._worker.running.values())

@@ -70,7 +70,7 @@ class Quarantine:
         """As Steerable.cancel."""
         return bool(id(job) in self._open and getattr(self._pool, "cancel", _no)(job, running))
 
-    def withdraw(self, job: Delivery) -> None:
+    def withdraw(self, job: Any) -> None:
         """As Remote.withdraw."""
         if isinstance(self._pool, Remote):
             self._pool.withdraw(job)

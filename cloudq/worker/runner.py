@@ -13,9 +13,11 @@ from cloudq.brokers.base import Delivery
 from cloudq.clock import Clock
 from cloudq.loader import load_app
 from cloudq.pools.base import RemoteWatch, RunnerSpec, Watch
+from cloudq.runtime import batch
 from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.verdict import Verdict
 from cloudq.worker import logs
+from cloudq.worker.batches import Batch
 from cloudq.worker.feeding import feed_from_child
 
 #: Seconds before a lease's first end from which on the parent is asked whether it was renewed.
@@ -28,12 +30,16 @@ class WorkerRunner:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
-    def run(self, job: Delivery, watch: Watch) -> Verdict:
+    def run(self, job: Delivery | Batch, watch: Watch) -> Verdict | list[Verdict]:
         """The whole lifecycle, in this thread."""
+        if isinstance(job, Batch):
+            return batch.run(self._lifecycle, job.deliveries, watch)
         return self._lifecycle.run(job, watch)
 
-    async def arun(self, job: Delivery, watch: Watch) -> Verdict:
+    async def arun(self, job: Delivery | Batch, watch: Watch) -> Verdict | list[Verdict]:
         """The whole lifecycle, on this event loop."""
+        if isinstance(job, Batch):
+            return await batch.arun(self._lifecycle, job.deliveries, watch, aio.to_thread)
         return await self._lifecycle.arun(job, watch, aio.to_thread)
 
     def close(self) -> None:
@@ -51,9 +57,11 @@ class ChildRunner:
         lifecycle.settler.holds = self._holds
         lifecycle.settler.eased = self._eased
 
-    def run(self, job: Delivery, watch: Watch) -> Verdict:
+    def run(self, job: Delivery | Batch, watch: Watch) -> Verdict | list[Verdict]:
         """The whole lifecycle."""
         self._watch = watch
+        if isinstance(job, Batch):
+            return batch.run(self._lifecycle, job.deliveries, watch)
         return self._lifecycle.run(job, watch)
 
     def close(self) -> None:

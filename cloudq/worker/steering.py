@@ -20,6 +20,7 @@ from cloudq.errors import CorruptRecord, OperationalError
 from cloudq.pools.base import Active
 from cloudq.serializers.peek import peek
 from cloudq.worker.adjust import Adjust
+from cloudq.worker.batches import deliveries_of
 from cloudq.worker.commands import Commands
 
 if TYPE_CHECKING:
@@ -215,5 +216,6 @@ class Steering:
 
 
 def _named(active: Active) -> dict[str, Any]:
-    found = peek(active.job.body, active.job.message_id)
-    return {"id": found.id, "name": found.task, "queue": active.job.queue, "since": round(active.since, 3)}
+    first = deliveries_of(active.job)[0]  # of a batch; one entry per run is enough here
+    found = peek(first.body, first.message_id)
+    return {"id": found.id, "name": found.task, "queue": first.queue, "since": round(active.since, 3)}

@@ -22,6 +22,7 @@ from cloudq.pools.prefork import PreforkPool
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker import intake
+from cloudq.worker.batches import Batch, Batches, deliveries_of
 from cloudq.worker.credit import Credit, Lane
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.feeding import Feeding
@@ -92,7 +93,7 @@ class Worker:
         self.running: dict[str, Delivery] = {}
         self._judges: list[threading.Thread] = []
         # None wakes run() up. SimpleQueue, because a signal handler must take no lock that we may hold.
-        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | Batch | None] = queue.SimpleQueue()
         self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     # --- start --------------------------------------------------------------------------------
@@ -131,6 +132,7 @@ class Worker:
         elif self._app_path is not None:
             self.quarantine = Quarantine(self._last_resort, self._start_task)
         self.pool.start(self.adjust.spec, WorkerRunner(self.lifecycle))
+        self.batches = Batches(self.app.tasks, self._rejoins, self._hand_on, self.leases.holds)
         self.leases.start()
         self.disposal.start()
         for name in self.queues:
@@ -215,7 +217,12 @@ class Worker:
             self._run_solo(0.2 if self._stop_when_idle is not None else 1.0)
             for source in self.sources:
                 source.supervise()
-            if self.credit.held or self.waiting or any(source.last_error for source in self.sources):
+            if (
+                self.credit.held
+                or self.waiting
+                or self.batches
+                or any(source.last_error for source in self.sources)
+            ):
                 idle_since = time.monotonic()
             received = max((s.last_success for s in self.sources), default=0.0)
             if self._stop_when_idle is not None and received - idle_since > self._stop_when_idle:
@@ -263,6 +270,8 @@ class Worker:
         logger.info("stopping (%s): no new messages; %d in hand", self._why, running)
         self._stop_polls()
         self.waiting.close()
+        for delivery in self.batches.close():
+            self._resume(delivery)
         for delivery in self._groups.clear():
             self._dispose(delivery, Release(0.0))
         self._empty_inbox()
@@ -337,11 +346,21 @@ class Worker:
             self._start_task(delivery)
 
     def _start_task(self, delivery: Delivery) -> None:
+        if self.batches.add(delivery):  # what waits for company keeps no others from being received
+            self._lanes[delivery.queue].give(1 + self._groups.behind(delivery))
+        else:
+            self._hand_on(delivery)
+
+    def _hand_on(self, job: Delivery | Batch) -> None:
         assert self.pool is not None
         if self.pool_name == "solo":
-            self._inbox.put(delivery)  # run() takes it: solo tasks run on the main thread
+            self._inbox.put(job)  # run() takes it: solo tasks run on the main thread
         else:
-            self.pool.submit(delivery, lambda end: self._ended(delivery, end))
+            self.pool.submit(job, lambda end: self._job_ended(job, end))
+
+    def _job_ended(self, job: Delivery | Batch, end: End) -> None:
+        for delivery, own in self.batches.ends(job, end):
+            self._ended(delivery, own)
 
     def _last_chance(self, delivery: Delivery) -> bool:
         """Would its queue move it to the dead letters instead of delivering it once more?"""
@@ -354,19 +373,19 @@ class Worker:
         until = time.monotonic() + wait
         while not self._stopping and (rest := until - time.monotonic()) > 0:
             try:
-                delivery = self._inbox.get(timeout=rest)
+                job = self._inbox.get(timeout=rest)
             except queue.Empty:
                 return
-            if delivery is not None:
-                self.pool.submit(delivery, partial(self._ended, delivery))
+            if job is not None:
+                self.pool.submit(job, partial(self._job_ended, job))
 
     def _empty_inbox(self) -> None:
         while True:
             try:
-                delivery = self._inbox.get_nowait()
+                job = self._inbox.get_nowait()
             except queue.Empty:
                 return
-            if delivery is not None:
+            for delivery in () if job is None else deliveries_of(job):
                 self._conclude(delivery, Release(0.0))
 
     def _ended(self, delivery: Delivery, end: End) -> None:
@@ -406,11 +425,17 @@ class Worker:
 
     def _resume(self, delivery: Delivery) -> None:
         """A message that was held may ask again."""
-        self._lanes[delivery.queue].take(1 + self._groups.behind(delivery))
-        if self._stopping:
-            self._conclude(delivery, Release(0.0))
-        else:
+        if self._rejoins(delivery):
             self._submit(delivery)
+
+    def _rejoins(self, delivery: Delivery) -> bool:
+        """A message that was set aside counts again; is it still to run?"""
+        self._lanes[delivery.queue].take(1 + self._groups.behind(delivery))
+        ours = self.leases.holds(delivery)
+        if ours and not self._stopping:
+            return True
+        self._conclude(delivery, Release(0.0) if ours else Abandon())
+        return False
 
     def _verdict(self, end: End) -> Verdict:
         if isinstance(end, Finished):
@@ -426,13 +451,14 @@ class Worker:
 
     # --- leases -----------------------------------------------------------------------------------
 
-    def wanted(self, job: Delivery) -> bool:
+    def wanted(self, job: Delivery | Batch) -> bool:
         """As Owner.wanted: is the lease still ours?"""
-        return self.leases.holds(job)
+        return all(self.leases.holds(each) for each in deliveries_of(job))
 
-    def eased(self, job: Delivery) -> None:
+    def eased(self, job: Delivery | Batch) -> None:
         """As Owner.eased."""
-        self.leases.ease(job)
+        for each in deliveries_of(job):
+            self.leases.ease(each)
 
     def _lost(self, delivery: Delivery) -> None:
         """Somebody else may hold it: it does not start any more, a coroutine is stopped, what runs
@@ -443,7 +469,7 @@ class Worker:
             if cancel is not None and cancel(delivery, self.pool_name == "asyncio"):
                 return
             if isinstance(pool, Remote | Quarantine):
-                pool.withdraw(delivery)
+                pool.withdraw(self.batches.job_of(delivery))
 
     def stats(self) -> dict[str, Any]:
         """Numbers since the start."""
@@ -454,7 +480,7 @@ class Worker:
             "concurrency": self.concurrency,
             "held": self.credit.held,
             "running": len(self.running),
-            "waiting": len(self.waiting),
+            "waiting": len(self.waiting) + len(self.batches),
             "acked": self.disposal.acked,
             "released": self.disposal.released,
             "buried": self.disposal.buried,

@@ -5,13 +5,20 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cloudq import states
 from cloudq.context import Request, running
-from cloudq.execution.call import Target, _ends, _on_loop, _tell, judge
+from cloudq.execution.call import Target, _ends, _on_loop, _tell, acall, call, judge
 from cloudq.execution.outcome import Outcome
 from cloudq.pools.base import Watch
+
+
+class BatchTarget(Target, Protocol):
+    """A task that may take several calls at once."""
+
+    @property
+    def batch(self) -> int | None: ...
 
 
 def call_batch(target: Target, whole: Request, requests: Sequence[Request], watch: Watch) -> list[Outcome]:
@@ -50,6 +57,24 @@ async def acall_batch(
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it does
         return _all(target, requests, error, time.perf_counter() - started)
     return _each(target, requests, value, time.perf_counter() - started)
+
+
+def call_one(
+    task: BatchTarget, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
+) -> Outcome:
+    """Run one call, of a batch task or any other, in this thread."""
+    if task.batch is None:
+        return call(task, request, args, kwargs, watch)
+    return call_batch(task, request, [request], watch)[0]
+
+
+async def acall_one(
+    task: BatchTarget, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: Watch
+) -> Outcome:
+    """As ``call_one``, on this event loop."""
+    if task.batch is None:
+        return await acall(task, request, args, kwargs, watch)
+    return (await acall_batch(task, request, [request], watch))[0]
 
 
 def _all(target: Target, requests: Sequence[Request], error: BaseException, runtime: float) -> list[Outcome]:

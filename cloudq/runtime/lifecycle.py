@@ -27,8 +27,8 @@ from cloudq.errors import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from cloudq.execution.batch import acall_batch, call_batch
-from cloudq.execution.call import acall, call, judge
+from cloudq.execution.batch import acall_one, call_one
+from cloudq.execution.call import judge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
@@ -410,20 +410,13 @@ class Lifecycle:
     def execute(self, ready: Ready, watch: Watch) -> Outcome:
         """Run the task's function. Never raises."""
         self.before(ready)
-        if ready.task.batch is not None:
-            [outcome] = call_batch(ready.task, ready.request, [ready.request], watch)
-        else:
-            outcome = call(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
+        outcome = call_one(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
         return self.after(ready, outcome)
 
     async def aexecute(self, ready: Ready, watch: Watch) -> Outcome:
         """As ``execute``, on the event loop."""
         self.before(ready)
-        task, request = ready.task, ready.request
-        if task.batch is not None:
-            [outcome] = await acall_batch(task, request, [request], watch)
-        else:
-            outcome = await acall(task, request, ready.args, ready.envelope.kwargs, watch)
+        outcome = await acall_one(ready.task, ready.request, ready.args, ready.envelope.kwargs, watch)
         return self.after(ready, outcome)
 
     def before(self, ready: Ready) -> None:

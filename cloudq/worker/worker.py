@@ -69,7 +69,7 @@ class Worker:
             concurrency
             or intake.concurrency_of(self._intakes)
             or app.conf.worker_concurrency
-            or default_concurrency(self.pool_name)
+            or intake.default_concurrency(self.pool_name)
         )
         self.hostname = hostname or f"cloudq@{socket.gethostname()}.{os.getpid()}"
         self._app_path = app_path
@@ -495,16 +495,3 @@ class Worker:
                 for s in self.sources
             },
         }
-
-
-def default_concurrency(pool: str) -> int:
-    """Cores for processes, more for pools that mostly wait."""
-    if pool == "solo":
-        return 1
-    if pool == "threads":
-        return 16
-    if pool == "asyncio":
-        return 100
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

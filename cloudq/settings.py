@@ -173,6 +173,10 @@ class Settings:
         "to a poll that was hung up; it is seen again after its visibility timeout.",
         "seconds",
     )
+    worker_watch_interruption: bool | None = _setting(
+        None,
+        "Ask the instance metadata for spot interruptions and scale-in, and stop in time. Default: on EC2.",
+    )
     worker_lost_wait: float = _setting(
         1.0, "Wait before a task whose process died is delivered again.", "seconds"
     )

@@ -1,7 +1,8 @@
 """The ``cloudq`` command: where its parts come together.
 
 Exit codes: 0 done, 1 an error that the last line explains, 2 wrong usage, 3 a worker that was
-stopped while tasks were running (they will be delivered again), 69 no worker has answered.
+stopped while tasks were running (they will be delivered again), 4 one whose machine
+goes away (not to be started again there), 69 no worker has answered.
 """
 
 from __future__ import annotations

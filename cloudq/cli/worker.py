@@ -13,6 +13,7 @@ import cloudq
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
 from cloudq.errors import OperationalError
 from cloudq.worker import logs
+from cloudq.worker.companions import GOING, Companions
 from cloudq.worker.worker import Worker
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -84,6 +85,13 @@ def worker(
     events_log: Annotated[
         str | None, typer.Option(metavar="json|emf", help="Events as lines on stdout.")
     ] = None,
+    watch_interruption: Annotated[
+        bool | None,
+        typer.Option(
+            "--watch-interruption/--no-watch-interruption",
+            help="Stop in time for spot interruptions and scale-in. Default: on EC2.",
+        ),
+    ] = None,
     stop_when_idle: Annotated[
         float | None, typer.Option(min=0, help="Stop once the queues have been empty for this many seconds.")
     ] = None,
@@ -108,6 +116,7 @@ def worker(
             "worker_metrics_host": metrics_host,
             "worker_events_log": events_log,
             "monitoring": "tasks" if task_events and found.conf.monitoring in ("off", "workers") else None,
+            "worker_watch_interruption": watch_interruption,
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})
         if found.conf.worker_hijack_root_logger:
@@ -128,14 +137,22 @@ def worker(
         running.check()
         err.print(banner(running), markup=False, soft_wrap=True)
         _on_signals(running)
+        companions = Companions(running)
         try:
-            running.start()
-        except OperationalError:
-            running.stop("could not start")
-            raise
-        code = running.run()
+            code = _run(running) if companions.start() else 0
+        finally:
+            companions.close()
         found.close()
-    raise typer.Exit(code)
+    raise typer.Exit(GOING if companions.going else code)
+
+
+def _run(running: Worker) -> int:
+    try:
+        running.start()
+    except OperationalError:
+        running.stop("could not start")
+        raise
+    return running.run()
 
 
 def _on_signals(running: Worker) -> None:

@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "workers.md").read_text("utf-8")
 def test_every_option_that_the_page_names_exists() -> None:
     command = typer.main.get_command(cli)
     worker = command.commands["worker"]  # type: ignore[attr-defined]
-    known = {option for parameter in worker.params for option in parameter.opts}
+    known = {option for each in worker.params for option in (*each.opts, *each.secondary_opts)}
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", PAGE))
 
     assert named <= known

@@ -48,7 +48,10 @@ def freeze(
                 continue
             members = [flow for flow, _ in frozen_members(step, target)]
             outcomes = sum(_outcomes(each) for each in members)
-            step["kwargs"] = {"tasks": [as_one(each) for each in members], "outcomes": outcomes}
+            kwargs = {"tasks": [as_one(each) for each in members], "outcomes": outcomes}
+            if chosen := chosen_ids(members, target.group_id, target.index):
+                kwargs["chosen"] = chosen
+            step["kwargs"] = kwargs
         else:
             if last and place:
                 made = member_id(place.group_id, place.index)
@@ -62,11 +65,14 @@ def freeze(
 def frozen_members(step: Step, place: Place) -> Iterator[tuple[Flow, int]]:
     """The members' flows with their ids, one by one, each with the index of its first outcome."""
     index = place.index
+    frozen = "outcomes" in step["kwargs"]
     for n, each in enumerate(step["kwargs"]["tasks"]):
         flow = flow_of(each)
-        count = freeze(
-            flow, ids.derived_id(step["options"]["task_id"], "flow", n), Place(place.group_id, index)
-        )
+        if frozen:
+            count = _outcomes(flow)
+        else:
+            seed = ids.derived_id(step["options"]["task_id"], "flow", n)
+            count = freeze(flow, seed, Place(place.group_id, index))
         yield flow, index
         index += count
 
@@ -100,3 +106,21 @@ def chosen_ids(flows: Iterable[Flow], group_id: str, first: int = 0) -> dict[str
             found[str(index)] = step["options"]["task_id"]
         index += 1
     return found
+
+
+def child_of(step: Step) -> Any:
+    """A step as a record's ``children`` name it: an id, or a group with its members'."""
+    task_id = step["options"]["task_id"]
+    if "child" in (step.get("kwargs") or {}) and "key" in step["kwargs"]:  # a page: it says whose it is
+        return step["kwargs"]["child"]
+    if not is_group(step) or "tasks" not in step["kwargs"]:
+        return task_id
+    place = step["options"].get("group")
+    target = Place(place["id"], place["index"]) if place else Place(task_id)
+    members = [flow[-1] for flow, _ in frozen_members(step, target)]
+    return [[task_id, None], [_child_tuple(each) for each in members]]
+
+
+def _child_tuple(step: Step) -> Any:
+    found = child_of(step)
+    return [[found, None], None] if isinstance(found, str) else found

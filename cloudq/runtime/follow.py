@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloudq import ids, states
-from cloudq.canvas.freeze import Place, freeze, frozen_members
+from cloudq.canvas.freeze import Place, child_of, freeze, frozen_members
 from cloudq.canvas.plan import Flow, Step, as_one, flow_of, give_errback, is_group, replacement, steps_of
 from cloudq.context import Request
 from cloudq.errors import TaskError
@@ -23,6 +23,7 @@ from cloudq.results.store import ResultStore
 from cloudq.serializers import tagged
 from cloudq.workflows.launch import Launcher, Setting, joined_of, put
 from cloudq.workflows.members import ADDED, CAUSE, MORE
+from cloudq.workflows.shelf import is_rest
 from cloudq.workflows.words import AGAIN, ARRIVE, ERRBACK, REPLACED
 
 _SHORT = 2_000
@@ -56,7 +57,8 @@ class Follower:
     def expects(self, envelope: Envelope) -> bool:
         """Does anybody wait for this task's end, even one that leaves no result?"""
         last: Mapping[str, Any] = envelope.chain[-1] if envelope.chain else {}
-        return envelope.chord is not None or bool((last.get("options") or {}).get("chord"))
+        waits = is_rest(last) or bool((last.get("options") or {}).get("chord"))
+        return envelope.chord is not None or waits
 
     # --- success ------------------------------------------------------------------------------
 
@@ -147,7 +149,7 @@ class Follower:
 
     def _give_up(self, steps: Flow, envelope: Envelope, record: Record) -> None:
         """The steps after a failed one never run: their records say why, and who waits for them hears it."""
-        for step in steps:
+        for step in self._launcher.shelf.every(steps):
             if is_group(step):
                 self._give_up_group(step, envelope, record)
                 continue
@@ -223,22 +225,6 @@ def callback(envelope: Envelope, kind: str, index: int, signature: Mapping[str, 
     seed = ids.derived_id(envelope.id, kind, index)
     freeze(steps, seed, last_id=seed)
     return steps
-
-
-def child_of(step: Step) -> Any:
-    """A step as a record's ``children`` name it: an id, or a group with its members'."""
-    task_id = step["options"]["task_id"]
-    if not is_group(step):
-        return task_id
-    place = step["options"].get("group")
-    target = Place(place["id"], place["index"]) if place else Place(task_id)
-    members = [flow[-1] for flow, _ in frozen_members(step, target)]
-    return [[task_id, None], [child_tuple(each) for each in members]]
-
-
-def child_tuple(step: Step) -> Any:
-    found = child_of(step)
-    return [[found, None], None] if isinstance(found, str) else found
 
 
 def _steps(envelope: Envelope) -> Flow:

@@ -27,6 +27,7 @@ from cloudq.results.store import ResultStore
 from cloudq.settings import Conf
 from cloudq.workflows import members as membership
 from cloudq.workflows.check import Check
+from cloudq.workflows.shelf import Shelf
 from cloudq.workflows.words import ERRBACK, JOINED
 
 #: Calls that are held in memory at once.
@@ -57,6 +58,7 @@ class Launcher:
         self._conf = conf
         self._clock = clock
         self._check = check
+        self.shelf = Shelf(store)
 
     @property
     def rules(self) -> Rules:
@@ -79,7 +81,7 @@ class Launcher:
         if is_group(steps[0]) and is_lazy(steps[0]["kwargs"]["tasks"]):
             return self._stream(steps, setting, source)
         node = result_of(steps, source)
-        self.send(self.calls(steps, setting))
+        self.send(self.calls([steps[0], *self.shelf.rest(steps[1:])], setting))
         return node
 
     def frozen(self, found: Mapping[str, Any]) -> Flow:
@@ -116,7 +118,7 @@ class Launcher:
 
     def calls(self, steps: Flow, setting: Setting) -> Iterator[Outgoing]:
         """The calls with which these steps begin."""
-        step, rest = steps[0], steps[1:]
+        step, *rest = self.shelf.fetch(steps)
         if is_group(step):
             yield from self._group_calls(step, rest, setting)
         else:
@@ -148,13 +150,15 @@ class Launcher:
         if "group" in own:  # the end of a flow that is itself a member
             place, chord = Place(own["group"]["id"], own["group"]["index"]), own.get("chord")
         elif rest:
-            chord = continuation(rest, step)
+            chord = self.shelf.then(own["task_id"], continuation(rest, step))
         if size == 0 and rest:
             yield from self.calls(rest, empty(own["task_id"], setting))
             return
         total = own["group"].get("size") if "group" in own else size
         for flow, index in frozen_members(step, place):
             put(flow, place.group_id, index, total, chord)
+            if len(flow) > 1:
+                flow = [flow[0], *self.shelf.rest(flow[1:])]
             yield from self.calls(flow, setting)
 
     # --- members that are made as they are sent -----------------------------------------------
@@ -169,12 +173,13 @@ class Launcher:
             freeze([step], group_id, last_id=group_id)
             self._check.members(begun)
             all_known = result_of(steps, source)
-            self.send(self.calls(steps, setting))
+            self.send(self.calls([step, *self.shelf.rest(rest)], setting))
             return all_known
         step["kwargs"] = {"tasks": itertools.chain(begun, tasks)}
         chord = None
         if rest:
-            chord = {**continuation(rest, None), "open": True}
+            rest_sent = self.shelf.rest(rest)
+            chord = self.shelf.then(group_id, {**continuation(rest_sent, None), "open": True})
         results: list[Node] = []
         chosen: dict[str, str] = {}
         count = 0
@@ -190,7 +195,7 @@ class Launcher:
             self.send(call for flow in flows for call in self.calls(flow, setting))
         node: Node = GroupResult(group_id, results, None, source)
         if rest:
-            self._close(group_id, count, chosen, rest, setting)
+            self._close(group_id, count, chosen, rest_sent, setting)
             node = result_of(rest, source, node)
         return node
 
@@ -211,10 +216,16 @@ class Launcher:
             raise ImproperlyConfigured("a chord needs a results store (result_backend is disabled://)")
         return Join(self._store.backend, membership.quoted(group_id), size, self._clock)
 
+    def _unshelved(self, chord: Mapping[str, Any]) -> Flow:
+        steps = self.shelf.fetch(flow_of(chord))
+        return flow_of(steps[0]) if len(steps) == 1 else steps
+
     def fire(self, chord: Mapping[str, Any], joined: Mapping[str, Any], setting: Setting) -> None:
         """Send what follows a group that is complete."""
         self.send(
-            self.calls(flow_of(chord), replace(setting, parent_id=joined["id"], first=(), joined=joined))
+            self.calls(
+                self._unshelved(chord), replace(setting, parent_id=joined["id"], first=(), joined=joined)
+            )
         )
 
 
@@ -234,9 +245,9 @@ def continuation(rest: Flow, step: Step | None) -> Step:
     """What follows a group, as its members carry it; with the ids that the user chose for some of them."""
     found = dict(as_one(rest))
     if step is not None:
-        flows = [flow for flow, _ in frozen_members(step, Place(step["options"]["task_id"]))]
-        if chosen := chosen_ids(flows, step["options"]["task_id"]):
-            found["ids"] = chosen
+        for name, said in (("ids", "chosen"), ("open", "open")):
+            if step["kwargs"].get(said):
+                found[name] = step["kwargs"][said]
     return found
 
 

@@ -27,6 +27,8 @@ from cloudq.cli.common import (
 from cloudq.errors import CloudQError
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+#: Places that every machine reaches.
+CLOUDS = ("s3://", "gs://", "azureblob://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:
         yield Finding(level, "app", detail)
     yield from _guarded("broker", lambda: _broker(app, queues))
     yield from _guarded("results", lambda: _results(app))
+    yield from _guarded("large messages", lambda: _large_messages(app))
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -138,6 +141,17 @@ def _fifo_retries(app: CloudQ, queue: str, info: QueueInfo) -> Iterator[Finding]
                 f"{task.name} may be retried {task.max_retries} times, but becomes a dead letter after "
                 f"{info.max_receive_count} receipts: raise the queue's maxReceiveCount",
             )
+
+
+def _large_messages(app: CloudQ) -> Iterator[Finding]:
+    if app.claims is None:
+        return
+    app.claims.check()
+    yield Finding(OK, "large messages", f"{app.claims.url}: readable")
+    if app.broker.capabilities.reach == "cloud" and not app.claims.url.startswith(CLOUDS):
+        yield Finding(
+            WARN, "large messages", "they are kept on this machine, where workers elsewhere do not find them"
+        )
 
 
 def _results(app: CloudQ) -> Iterator[Finding]:

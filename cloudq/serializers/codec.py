@@ -38,6 +38,9 @@ from cloudq.serializers.base import Serializer
 
 _encode = msgspec.json.Encoder().encode
 
+#: Longest text, in characters, that a message sends along whose complete text lies elsewhere.
+MAX_HEAD: Final = 8192
+
 #: Marks a result that is not plain JSON, inside a record.
 CONTENT: Final = "__content__"
 
@@ -129,12 +132,18 @@ class Codec:
 
     def refer(self, envelope: Envelope, ref: PayloadRef) -> str:
         """The text of a message whose complete text lies elsewhere, with what is asked of it before
-        that is read: which task, which try."""
+        that is read: which task, which try, and its headers (by which it may be revoked), unless they are
+        long, or only for key holders."""
         document: dict[str, Any] = {"v": WIRE_VERSION}
         fields.head(document, envelope)
         if envelope.retries:
             document["retries"] = envelope.retries
-        return _text({**document, "ref": ref.plain()})
+        document["ref"] = ref.plain()
+        if envelope.headers and self._sealer is None:
+            headers = tagged.to_plain(dict(envelope.headers), "$.headers")
+            if len(told := _text({**document, "headers": headers})) <= MAX_HEAD:
+                return told
+        return _text(document)
 
     def _encrypted(self, envelope: Envelope, text: str) -> str:
         """The text of a message that only key holders read; which task and which try stay in clear."""

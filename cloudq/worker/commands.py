@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudq.brokers.base import Delivery
+from cloudq.brokers.claimcheck import ref_of
 from cloudq.control.shown import HIDDEN, shown
 from cloudq.errors import CloudQError
 from cloudq.rates import limit_of
@@ -189,17 +190,23 @@ class Commands:
     def _held(self) -> list[Delivery]:
         return list(self._worker.running.values())
 
+    def _arguments(self, delivery: Delivery) -> tuple[str, str]:
+        hidden = self._worker.conf.monitoring_redact
+        try:
+            envelope = self._worker.app.codec.decode(
+                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
+            )
+        except CloudQError as error:
+            return f"unreadable: {error}", ""
+        return shown(envelope.args, hidden), shown(dict(envelope.kwargs), hidden)
+
     def describe(self, delivery: Delivery) -> dict[str, Any]:
         """A task in hand, with Celery's names."""
         worker, found = self._worker, peek(delivery.body, delivery.message_id)
-        hidden = worker.conf.monitoring_redact
-        try:
-            envelope = worker.app.codec.decode(
-                delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
-            )
-            args, kwargs = shown(envelope.args, hidden), shown(dict(envelope.kwargs), hidden)
-        except CloudQError as error:
-            args, kwargs = f"unreadable: {error}", ""
+        if (large := ref_of(delivery.body)) is not None:  # not to be fetched just to be looked at
+            args, kwargs = f"{large.size} bytes, kept in {large.uri}", ""
+        else:
+            args, kwargs = self._arguments(delivery)
         return {
             "id": found.id,
             "name": found.task,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +27,9 @@ from cloudq.errors import (
 from cloudq.execution.call import NoWatch
 from cloudq.pools.base import Died
 from cloudq.runtime.verdict import Ack, Bury, Release
+from cloudq.serializers.peek import peek
 from cloudq.testing.clock import JumpingClock
+from cloudq.worker.commands import Commands
 from cloudq.worker.disposal import Disposal
 
 BIG = "x" * 3000
@@ -125,6 +129,35 @@ def test_the_message_names_task_and_id_and_points_to_the_rest(bench: Bench) -> N
     ref = ref_of(delivery.body)
     assert ref is not None
     assert json.loads(bench.claims.load(ref))["args"] == [BIG]
+
+
+def test_headers_travel_with_the_message_where_they_are_short_and_open(bench: Bench) -> None:
+    """By them it may be revoked, without a look at what lies elsewhere."""
+    key = base64.b64encode(bytes(32)).decode()
+    closed = Bench(security_encryption_keys={"k": key})
+    for one, headers, told in (
+        (bench, {"tenant": "acme"}, {"tenant": "acme"}),
+        (bench, {"long": BIG * 3}, {}),
+        (closed, {"tenant": "acme"}, {}),
+    ):
+        one.keep.apply_async((BIG,), headers=headers)
+        [delivery] = one.receive()
+        assert dict(peek(delivery.body, "M").headers) == told
+        assert one.lifecycle.run(delivery, NoWatch()) == Ack()
+        one.acknowledge(delivery)
+    assert closed.ran == [BIG]
+
+
+def test_a_look_at_a_large_task_in_hand_does_not_fetch_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.keep.delay(BIG)
+    [delivery] = bench.receive()
+    monkeypatch.setattr(bench.place, "get", lambda *args: pytest.fail("it was fetched"))
+    worker = SimpleNamespace(app=bench.app, conf=bench.app.conf, hostname="w1")
+    shown = Commands.describe(SimpleNamespace(_worker=worker), delivery)  # type: ignore[arg-type]
+    assert shown["name"] == "keep"
+    assert "bytes, kept in memory://" in shown["args"]
 
 
 def test_compression_comes_first(bench: Bench) -> None:

@@ -1,8 +1,12 @@
 """cloudq doctor: what it finds in apps that do and do not fit together."""
 
+from pathlib import Path
+
 from cloudq import CloudQ
-from cloudq.brokers.base import Message
+from cloudq.brokers.base import BrokerCapabilities, Message
+from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.cli.doctor import FAIL, OK, WARN, examine
+from cloudq.clock import SYSTEM_CLOCK
 
 
 def findings(app: CloudQ, *queues: str) -> list[tuple[str, str, str]]:
@@ -43,3 +47,27 @@ def test_disabled_results_are_warned_of_and_a_bad_url_fails() -> None:
     assert any(
         level == FAIL and "did you mean 'sqs'" in detail for level, _, detail in findings(app, "cloudq")
     )
+
+
+def test_the_place_of_large_messages_is_looked_at(tmp_path: Path) -> None:
+    app = CloudQ(
+        "x", broker="memory://", backend="memory://", broker_large_messages=f"file:///{tmp_path}/large"
+    )
+    assert (OK, "large messages", f"file:///{tmp_path}/large/messages/: readable") in findings(app, "cloudq")
+    assert not [each for each in findings(app, "cloudq") if each[:2] == (WARN, "large messages")]
+
+    (tmp_path / "file").write_text("")
+    app = CloudQ(
+        "x", broker="memory://", backend="memory://", broker_large_messages=f"file:///{tmp_path}/file"
+    )
+    assert [each[0] for each in findings(app, "cloudq") if each[1] == "large messages"] == [FAIL]
+
+
+def test_a_place_that_other_machines_do_not_find_is_warned_of() -> None:
+    class Cloud(SqliteBroker):
+        def __init__(self) -> None:
+            super().__init__(None, SYSTEM_CLOCK)
+            self.capabilities = BrokerCapabilities(reach="cloud")
+
+    app = CloudQ("x", broker=Cloud(), backend="memory://", broker_large_messages="memory://")
+    assert (WARN, "large messages") in {each[:2] for each in findings(app, "cloudq")}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cloudq.control")
 
 #: Settings that are shown as *** by `inspect conf`.
-_SECRET: Final = ("security_keys",)
+_SECRET: Final = ("security_keys", "security_encryption_keys", "api_keys")
 
 
 class Commands:

@@ -291,3 +291,11 @@ def test_two_of_one_name_are_told_of(live: CloudQ, caplog: pytest.LogCaptureFixt
     live.control.roster.beat(info("w1", live.clock.time(), host="elsewhere"))
     with running_worker(live, hostname="w1"):
         assert "another worker is called w1" in caplog.text
+
+
+def test_no_key_is_shown_by_inspect_conf() -> None:
+    from cloudq.settings import NAMES
+    from cloudq.worker.commands import _SECRET
+
+    keys = {name for name in NAMES if name.endswith(("_key", "_keys", "_secret", "_token", "_password"))}
+    assert keys <= set(_SECRET)

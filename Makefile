@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 
-.PHONY: help demo test slow lint types architecture check clean bench
+.PHONY: help demo test slow lint types architecture audit check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -53,7 +53,13 @@ types: $(STAMP) ## Check types, strictly
 architecture: $(STAMP) ## Check that imports run downstairs
 	$(BIN)/lint-imports
 
-check: lint types architecture ## All checks that are not tests
+audit: $(STAMP) ## Look for unsafe code, and for known holes in what is installed (where the advisories can be asked)
+	$(BIN)/bandit -q -c pyproject.toml -r cloudq handlers
+	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
+	then $(BIN)/pip-audit --progress-spinner off --path $(VENV)/lib/python*/site-packages --skip-editable; \
+	else echo "pip-audit: the advisories on pypi.org cannot be reached; not asked"; fi
+
+check: lint types architecture audit ## All checks that are not tests
 
 clean: ## Remove environments and caches
 	rm -rf .venv .venv-ministack tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

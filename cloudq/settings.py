@@ -283,6 +283,9 @@ class Settings:
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 NAMES: tuple[str, ...] = tuple(_TYPES)
 
+#: Settings whose values are never shown.
+SECRET: frozenset[str] = frozenset({"security_keys", "security_encryption_keys", "api_keys"})
+
 #: Celery settings that mean nothing on a queue without a broker process; say why instead of guessing.
 _NOT_HERE: dict[str, str] = {
     "broker_transport_options": "put options into the URL: sqs://?region=eu-west-1&visibility_timeout=60",
@@ -306,7 +309,8 @@ def check(name: str, value: Any, *, text: bool = False) -> Any:
     try:
         return as_type(from_text(value, wanted) if text and isinstance(value, str) else value, wanted)
     except (TypeError, ValueError):
-        raise SettingError(f"setting {name}: {type_name(wanted)} expected, got {value!r}") from None
+        got = type(value).__name__ if name in SECRET else repr(value)
+        raise SettingError(f"setting {name}: {type_name(wanted)} expected, got {got}") from None
 
 
 def unknown(name: str) -> str:

@@ -26,7 +26,8 @@ def as_type(value: Any, wanted: Any) -> Any:
     if origin is list and isinstance(value, list | tuple):
         return [as_type(each, str) for each in value]
     if origin is dict and isinstance(value, Mapping):
-        return {as_type(key, str): as_type(each, str) for key, each in value.items()}
+        values = get_args(wanted)[1]
+        return {as_type(key, str): as_type(each, values) for key, each in value.items()}
     if wanted is float and type(value) is int:
         return float(value)
     if origin is None and type(value) is wanted:

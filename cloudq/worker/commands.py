@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cloudq.brokers.base import Delivery
 from cloudq.brokers.claimcheck import ref_of
@@ -15,15 +15,13 @@ from cloudq.control.shown import HIDDEN, shown
 from cloudq.errors import CloudQError
 from cloudq.rates import limit_of
 from cloudq.serializers.peek import peek
+from cloudq.settings import SECRET
 from cloudq.worker.batches import deliveries_of
 
 if TYPE_CHECKING:
     from cloudq.worker.worker import Worker
 
 logger = logging.getLogger("cloudq.control")
-
-#: Settings that are shown as *** by `inspect conf`.
-_SECRET: Final = ("security_keys", "security_encryption_keys", "api_keys")
 
 
 class Commands:
@@ -122,7 +120,7 @@ class Commands:
             "result_backend": app.backend.url if app.backend is not None else "disabled://",
         }
         found = {
-            name: HIDDEN if name in _SECRET and value else value for name, value in self._worker.conf.items()
+            name: HIDDEN if name in SECRET and value else value for name, value in self._worker.conf.items()
         }
         return {**found, **urls}
 

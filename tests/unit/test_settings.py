@@ -148,3 +148,10 @@ def test_in_production_a_missing_url_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "f")
     with pytest.raises(ImproperlyConfigured, match="inside Lambda"):
         _ = CloudQ("x").backend
+
+
+@pytest.mark.parametrize("name", ["security_keys", "security_encryption_keys", "api_keys"])
+def test_an_error_about_a_secret_does_not_tell_it(name: str) -> None:
+    with pytest.raises(SettingError, match=name) as caught:
+        Conf({name: ["hunter2"]})
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,166 @@
+"""Whatever is sent to a queue by whoever: it never runs, and the dead-letter queue says why (issue 10)."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cloudq import CloudQ
+from cloudq.brokers.base import Message
+from cloudq.message import Envelope
+from cloudq.security.encryption import Sealer
+from cloudq.serializers.codec import Codec
+from cloudq.testing import ManualClock, Sandbox, sandbox
+
+SECRET, OTHER = "a secret of at least sixteen bytes", "not the secret of this very app!"
+AES = base64.b64encode(bytes(range(32))).decode()
+QUEUE = "cloudq"
+ran: list[Any] = []
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_800_000_000.0)
+
+
+@pytest.fixture
+def box(clock: ManualClock) -> Iterator[Sandbox]:
+    ran.clear()
+    app = CloudQ(
+        "safe",
+        security_keys={"k": SECRET, "old": {"secret": SECRET + "!", "use": "read", "expires": 1_700_000_000}},
+        security_encryption_keys={"e": AES},
+        security_required=True,
+    )
+
+    @app.task(name="note")
+    def note(*values: Any) -> None:
+        ran.append(values)
+
+    with sandbox(app, clock) as found:
+        yield found
+
+
+def write(keys: dict[str, Any] | None = None, queue: str = QUEUE, aes: str | None = AES, **more: Any) -> str:
+    sealer = Sealer({"e": aes}) if aes else None
+    clock = ManualClock(1_600_000_000.0)  # when the old key still counted
+    codec = Codec(keys=keys if keys is not None else {"k": SECRET}, sealer=sealer, clock=clock, **more)
+    return codec.encode(Envelope(task="note", id="T1", args=("x" * 2_000,)), queue)
+
+
+def signed(text: str) -> str:
+    """``text``, whatever it is, rightly signed."""
+    return Codec(keys={"k": SECRET}).seal(text, QUEUE)
+
+
+def inner(change: Callable[[dict[str, Any]], None]) -> str:
+    """A rightly signed message whose text was changed before it was signed."""
+    document = json.loads(json.loads(write())["signed"])
+    change(document)
+    return signed(json.dumps(document))
+
+
+def flip(document: dict[str, Any]) -> None:
+    data = bytearray(base64.b64decode(document["encrypted"]["data"]))
+    data[40] ^= 1
+    document["encrypted"]["data"] = base64.b64encode(bytes(data)).decode()
+
+
+def bomb() -> str:
+    data = base64.b64encode(gzip.compress(b'["' + b"a" * 200_000_000 + b'", {}]')).decode()
+    return signed(
+        json.dumps(
+            {"task": "note", "content": {"type": "application/json", "encoding": "gzip+base64", "data": data}}
+        )
+    )
+
+
+BAD: dict[str, tuple[Callable[[], str], str, str]] = {
+    "unsigned": (lambda: '{"task": "note"}', "signature_invalid", "not signed"),
+    "forged": (lambda: write({"k": OTHER}), "signature_invalid", "does not fit"),
+    "of an unknown key": (lambda: write({"k9": SECRET}), "signature_invalid", "k9"),
+    "of an expired key": (lambda: write({"old": SECRET + "!"}), "signature_invalid", "expired"),
+    "of another queue": (lambda: write(queue="other"), "signature_invalid", "queue 'cloudq'"),
+    "truncated": (lambda: write()[:-40], "undecodable", "JSON"),
+    "with other algorithm": (lambda: write().replace('"hs256"', '"none"'), "signature_invalid", "none"),
+    "changed": (lambda: write().replace("T1", "T2"), "signature_invalid", "does not fit"),
+    "with flipped bits": (lambda: inner(flip), "decryption_failed", "changed since"),
+    "encrypted with another key": (
+        lambda: write(aes=base64.b64encode(bytes(32)).decode()), "decryption_failed", "key 'e'",
+    ),
+    "for another id": (lambda: inner(lambda each: each.update(id="T9")), "decryption_failed", "changed since"),
+    "a zip bomb": (bomb, "undecodable", "64 MiB|67,?108,?864|unfold"),
+    "nested brackets": (lambda: signed("[" * 100_000), "undecodable", ""),
+    "nested arguments": (
+        lambda: signed('{"task": "note", "args": ' + "[" * 300 + "]" * 300 + "}"), "undecodable", "deep|nest|level",
+    ),
+    "a huge number": (lambda: signed('{"task": "note", "args": [' + "9" * 400_000 + "]}"), "undecodable", ""),
+    "of no text": (lambda: signed('{"task": 7}'), "undecodable", "task"),
+    "of an unknown task": (lambda: signed('{"task": "os.system", "args": ["id"]}'), "unknown_task", "os.system"),
+    "pickled": (
+        lambda: signed('{"task": "note", "content": {"type": "application/x-python-pickle", "encoding": "base64", "data": "gASV"}}'),
+        "content_disallowed", "accept_content",
+    ),
+    "signed twice": (lambda: signed(write()), "undecodable", "signed message inside"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_message_is_buried_with_its_reason_at_little_cost(box: Sandbox, name: str) -> None:
+    make, reason, words = BAD[name]
+    body = make()
+    box.app.broker.send(QUEUE, [Message(body)])
+    tracemalloc.start()
+    began = time.process_time()
+    box.drain()
+    spent = time.process_time() - began
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    [letter] = box.buried
+    assert ran == []
+    assert letter.reason == reason
+    assert not words or any(word in letter.detail for word in words.split("|")), letter.detail
+    assert len(letter.detail) < 1_000
+    assert peak < 200 * 1024 * 1024
+    assert spent < 10.0
+    assert letter.body == body
+
+
+def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, clock: ManualClock) -> None:
+    ran.clear()
+    app = CloudQ("safe", broker_large_messages=f"file:///{tmp_path}")
+
+    @app.task(name="note")
+    def note(*values: Any) -> None:
+        ran.append(values)
+
+    with sandbox(app, clock) as box:
+        claims = app.producer._claims
+        assert claims is not None
+        text = '{"task": "note", "args": ' + "[" * 10_000_000
+        ref = claims.store(text)
+        box.app.broker.send(QUEUE, [Message(json.dumps({"task": "note", "ref": ref.plain()}))])
+        tracemalloc.start()
+        box.drain()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        [letter] = box.buried
+    assert letter.reason == "undecodable"
+    assert ran == []
+    assert peak < 100 * 1024 * 1024
+
+
+def test_a_message_that_is_sent_again_is_recognised_by_its_id(box: Sandbox) -> None:
+    body = write()
+    for _ in range(2):
+        box.app.broker.send(QUEUE, [Message(body)])
+        box.drain()
+    assert len(ran) == 1
+    assert box.buried == []

@@ -32,3 +32,8 @@ output "environment" {
   description = "The function's environment variables."
   value       = aws_lambda_function.this.environment[0].variables
 }
+
+output "alarm_arns" {
+  description = "ARNs of the alarms, for the dashboard-alarms module."
+  value       = [for each in concat(aws_cloudwatch_metric_alarm.errors, aws_cloudwatch_metric_alarm.throttles, aws_cloudwatch_metric_alarm.duration) : each.arn]
+}

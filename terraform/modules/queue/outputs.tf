@@ -52,6 +52,7 @@ output "queue" {
     fifo                       = var.fifo
     visibility_timeout_seconds = var.visibility_timeout_seconds
     max_receive_count          = var.max_receive_count
+    dead_letter_sqs_name       = aws_sqs_queue.dead_letters.name
   }
 }
 
@@ -83,4 +84,9 @@ output "dead_letter_arn" {
 output "dead_letter_sqs_name" {
   description = "The dead-letter queue's name in SQS, for dashboards."
   value       = aws_sqs_queue.dead_letters.name
+}
+
+output "alarm_arns" {
+  description = "ARNs of the alarms, for the dashboard-alarms module."
+  value       = [for each in concat(aws_cloudwatch_metric_alarm.depth, aws_cloudwatch_metric_alarm.age, aws_cloudwatch_metric_alarm.dead_letters) : each.arn]
 }

@@ -130,11 +130,11 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 }
 
 resource "aws_s3_bucket_logging" "this" {
-  for_each = { for key, bucket in local.buckets : key => bucket if bucket.access_log_bucket != null }
+  for_each = { for key, bucket in local.buckets : key => bucket if bucket.access_logs != null }
 
   bucket        = aws_s3_bucket.this[each.key].id
-  target_bucket = each.value.access_log_bucket
-  target_prefix = "${each.value.name}/"
+  target_bucket = each.value.access_logs.bucket
+  target_prefix = coalesce(each.value.access_logs.prefix, "${each.value.name}/")
 }
 
 # The roles' policies (outputs.tf) say who may read and write; this only refuses plain HTTP. The wildcards

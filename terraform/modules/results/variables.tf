@@ -40,7 +40,7 @@ variable "bucket" {
     expire_after_days        = optional(number, 30)
     versioning               = optional(bool, false)
     noncurrent_after_days    = optional(number, 7)
-    access_log_bucket        = optional(string)
+    access_logs              = optional(object({ bucket = string, prefix = optional(string) }))
     force_destroy            = optional(bool, false)
     abort_uploads_after_days = optional(number, 1)
   })

@@ -37,8 +37,8 @@ locals {
     var.beat == null ? [] : [{ Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = [try(var.beat.function_arn, "")] }],
     var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] }],
   )
-  # Known while planning, which the policies are not.
-  may_do_something = length(var.policies) > 0 || var.dead_letter_queue_arn != null || var.beat != null || var.kms_key_arn != null
+  # Known while planning, as ARNs are not. Without either, nothing could be sent.
+  may_do_something = length(var.policies) > 0 || var.beat != null
 }
 
 resource "aws_iam_role_policy" "this" {

@@ -71,7 +71,7 @@ run "a_bucket_is_private_encrypted_and_expires" {
 
 run "versions_logs_and_a_key_by_choice" {
   variables {
-    bucket      = { name = "shop-results", versioning = true, access_log_bucket = "shop-logs" }
+    bucket      = { name = "shop-results", versioning = true, access_logs = { bucket = "shop-logs" } }
     kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
   }
   assert {

@@ -106,7 +106,8 @@ class Handler:
         for each in parsed.unreadable:
             _complain(each)
         jobs = [self._job(each, budget) for each in parsed.deliveries]
-        self._steering.look(budget)
+        if jobs:
+            self._steering.look(budget)
         late = Batch(jobs, self._pools, self._runner, budget, self._live).run()
         if late:
             self._pools.renew()

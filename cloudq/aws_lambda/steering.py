@@ -40,3 +40,5 @@ class Steering:
             self._revocations.look()
         except (OperationalError, CorruptRecord) as error:
             logger.warning("looking for revocations: %s; trying again later", error)
+        except Exception:
+            logger.exception("looking for revocations failed; the tasks run")

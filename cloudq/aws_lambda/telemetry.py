@@ -104,7 +104,8 @@ def _said(job: Job) -> str:
     if outcome == "LATE":
         return "did not end in the invocation's time; it comes again"
     if isinstance(job.verdict, Bury):
-        return f"buried: {job.verdict.reason}"
+        done = "buried" if isinstance(job.todo, Ack) else "could not be buried and comes again"
+        return f"{done}: {job.verdict.reason}"
     if outcome == "NOT_RUN":
         return (
             "not run: expired, revoked, not due yet, or had ended before"

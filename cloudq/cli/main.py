@@ -25,6 +25,7 @@ from cloudq.cli import (
     inspect,
     keys,
     local,
+    package,
     queues,
     revoke,
     schedule,
@@ -73,6 +74,7 @@ cli.add_typer(dlq.commands, name="dlq")
 cli.command("beat")(beat.beat)
 cli.add_typer(schedule.commands, name="schedule")
 cli.add_typer(keys.commands, name="keys")
+cli.command("package")(package.package)
 cli.command("local")(local.local)
 cli.command("demo")(demo.demo)
 cli.command("doctor")(doctor.doctor)

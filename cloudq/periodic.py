@@ -12,6 +12,9 @@ from cloudq.registry import Registry
 from cloudq.schedules.entry import FIELDS, Entry, entry_from
 from cloudq.task import Task
 
+#: Celery's header: which periodic task a message comes from. The slot is beside it, in epoch seconds.
+NAME_HEADER: Final = "periodic_task_name"
+SLOT_HEADER: Final = "periodic_task_slot"
 #: What ``@app.periodic`` and ``add_periodic_task`` say of the entry; the rest is options of the call.
 _OF_ENTRY: Final = frozenset({"enabled", "catchup", "skip_if_running", "jitter", "timezone"})
 #: Options that make no sense for something that runs again and again.
@@ -45,6 +48,10 @@ def of_signature(
     if not isinstance(called, Signature):
         raise ScheduleError(
             f"add_periodic_task takes a schedule and then a signature like task.s(1, 2), got {called!r}"
+        )
+    if called.get("subtask_type") is not None:
+        raise ScheduleError(
+            f"a {called['subtask_type']} cannot be periodic by itself: write a task that calls it, and schedule that"
         )
     call = called if not (args or kwargs) else called.clone(tuple(args or ()), dict(kwargs or {}))
     name = more.pop("name", None) or call.task

@@ -242,6 +242,10 @@ class Settings:
     beat_schedule: Any = _setting(
         {}, "Periodic tasks, name to `{'task': ..., 'schedule': ..., 'args': ..., 'options': ...}`."
     )
+    schedule_sync: bool = _setting(
+        False,
+        "Periodic tasks that EventBridge Scheduler can send are left to it (`cloudq schedule sync`); beat sends the rest.",
+    )
     beat_lease: float = _setting(
         30.0, "How long a beat leads without a renewal: another takes over after at most this.", "seconds"
     )

@@ -21,16 +21,15 @@ from cloudq.beat.names import key_of, store_of
 from cloudq.coordination import cas
 from cloudq.coordination.once import Claimed, Done, Once, Token
 from cloudq.delays.hop import HOPS
+from cloudq.deploy.expressible import refusal
 from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError, ScheduleError
 from cloudq.ids import derived_id
+from cloudq.periodic import NAME_HEADER, SLOT_HEADER
 from cloudq.producer import zone_of
 from cloudq.schedules.entry import Entry, slot_text
 
 logger = logging.getLogger("cloudq.beat")
 
-#: Celery's header: which periodic task a message comes from. The slot is beside it, in epoch seconds.
-NAME_HEADER: Final = "periodic_task_name"
-SLOT_HEADER: Final = "periodic_task_slot"
 #: Seconds for which it is known that a slot was sent.
 REMEMBERED: Final = 7 * 86_400.0
 #: Seconds after which a run that never ended no longer counts as running, where results are kept for ever.
@@ -81,6 +80,7 @@ class Ticker:
         self._tried: set[tuple[str, float]] = set()
         self._nexts: dict[str, tuple[Entry, float, float | None]] = {}
         self._complaints: dict[str, str] = {}
+        self._left: dict[str, tuple[Entry, bool]] = {}
 
     def forget(self) -> None:
         """Others may have ticked since: the next tick begins by learning how far they came."""
@@ -102,7 +102,7 @@ class Ticker:
                 break
             if each.fault:
                 self._complain(each.entry.name, each.fault)
-            elif not each.paused:
+            elif not each.paused and not self._left_to_eventbridge(each.entry):
                 self._entry(each, report, changes, may_go_on)
         self._marks.advance(changes, listed)
         return report
@@ -138,6 +138,14 @@ class Ticker:
         if due.last is not None:
             mark = changes[entry.name] = Mark(due.last, mark.sent)
             report.wake_at(self._next(entry, due.last))
+
+    def _left_to_eventbridge(self, entry: Entry) -> bool:
+        if not self._app.conf.schedule_sync:
+            return False
+        known = self._left.get(entry.name)
+        if known is None or known[0] != entry:
+            known = self._left[entry.name] = (entry, refusal(self._app, entry) is None)
+        return known[1]
 
     def _next(self, entry: Entry, last: float) -> float | None:
         known = self._nexts.get(entry.name)
@@ -199,8 +207,7 @@ class Ticker:
             HOPS: 1,  # may exist twice: whoever runs it looks at the record first
         }
         options = {**entry.options, "task_id": task_id, "headers": headers}
-        producer = self._app.producer
-        producer.send([producer.prepare(entry.task, entry.args, entry.kwargs, options)])
+        self._app.send_task(entry.task, entry.args, entry.kwargs, **options)
         logger.info("periodic task %s: sent %s[%s]", entry.name, entry.task, task_id)
 
     def _finish(self, token: Token) -> None:
@@ -230,9 +237,7 @@ class Ticker:
 def send_now(app: CloudQ, entry: Entry) -> str:
     """Send one run of an entry at once, whatever its schedule says. Returns the task id."""
     headers = {**(entry.options.get("headers") or {}), NAME_HEADER: entry.name}
-    call = app.producer.prepare(entry.task, entry.args, entry.kwargs, {**entry.options, "headers": headers})
-    app.producer.send([call])
-    return call.envelope.id
+    return app.send_task(entry.task, entry.args, entry.kwargs, **{**entry.options, "headers": headers}).id
 
 
 def check_apps(app: CloudQ) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloudq.app import CloudQ
 from cloudq.beat.book import Book, Listed
 from cloudq.beat.marks import Mark, Marks
 from cloudq.beat.ticker import send_now
@@ -15,6 +16,7 @@ from cloudq.cli.common import (
     BackendOption,
     BrokerOption,
     JsonOption,
+    err,
     find_app,
     moment,
     one_line_errors,
@@ -23,9 +25,11 @@ from cloudq.cli.common import (
     print_json,
     print_table,
 )
+from cloudq.deploy.sync import Plan, apply, make_plan, place_of
 from cloudq.errors import ScheduleError
+from cloudq.periodic import declared
 from cloudq.producer import zone_of
-from cloudq.schedules.entry import entry_from
+from cloudq.schedules.entry import Entry, entry_from
 
 commands = typer.Typer(help="List and change periodic tasks.", no_args_is_help=True)
 
@@ -189,3 +193,119 @@ def run_now(
         if listed.fault:
             raise ScheduleError(listed.fault)
         out.print(send_now(found, listed.entry), markup=False)
+
+
+@commands.command()
+def sync(
+    app: AppOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do it; without this the plan is only shown.")
+    ] = False,
+    group: Annotated[str | None, typer.Option(help="Schedule group (default: scheduler_group).")] = None,
+    role_arn: Annotated[
+        str | None, typer.Option(help="Role to send with (default: scheduler_role_arn).")
+    ] = None,
+    dead_letter_arn: Annotated[
+        str | None, typer.Option(help="Queue for what cannot be sent (default: scheduler_dead_letter_arn).")
+    ] = None,
+    message_ids: Annotated[
+        bool, typer.Option("--message-ids", help="Take SQS's message ids as task ids (emulators need it).")
+    ] = False,
+    as_json: JsonOption = False,
+    broker: BrokerOption = None,
+    result_backend: BackendOption = None,
+) -> None:
+    """Make EventBridge schedules for the periodic tasks: no beat needed. Shows a plan; --yes carries it out.
+
+    Exit code 1 when an entry cannot be said in EventBridge's words and nobody else sends it, or a change failed.
+    """
+    with one_line_errors():
+        found = find_app(app, broker, result_backend, needed=True)
+        place = place_of(found, group, role_arn, dead_letter_arn, message_ids)
+        plan = make_plan(found, _entries(found), place)
+        if as_json:
+            print_json(_plain(plan))
+        else:
+            _show(plan, found.conf.schedule_sync)
+        failed = _apply(found, plan, quiet=as_json) if yes else 0
+        if not yes and not plan.empty and not as_json:
+            out.print("nothing was changed; --yes carries the plan out", markup=False)
+        if failed or (plan.refused and not found.conf.schedule_sync):
+            raise typer.Exit(1)
+
+
+def _entries(app: CloudQ) -> list[tuple[Entry, bool]]:
+    if app.backend is None:  # no store, so nothing was changed at run time
+        found = declared(app.periodic_entries, app.conf.beat_schedule, app.tasks, False)
+        return [(entry, entry.enabled) for entry in found.values()]
+    listed = Book(app).read().values()
+    for each in listed:
+        if each.fault:
+            raise ScheduleError(
+                f"{each.fault}: remove it (`cloudq schedule remove`), or sync with the newer release"
+            )
+    return [(each.entry, not each.paused) for each in listed]
+
+
+_SIGNS = {"create": "+", "update": "~", "delete": "-", "keep": " "}
+
+
+def _show(plan: Plan, rest_is_sent: bool) -> None:
+    if plan.makes_group:
+        out.print(f"+ schedule group {plan.group}", markup=False)
+    for change in plan.changes:
+        text = f"{_SIGNS[change.kind]} {change.kind:<6} {change.entry}"
+        if change.params is not None:
+            target = str(change.params["Target"]["Arn"]).rpartition(":")[2]
+            where = f"{change.params['ScheduleExpression']} {change.params['ScheduleExpressionTimezone']} -> {target}"
+            text += f": {where}{' (paused)' if change.params['State'] == 'DISABLED' else ''}"
+        out.print(f"{text}  [{change.name}]", markup=False, soft_wrap=True)
+        for name, before, after in change.differences:
+            out.print(f"    {name}: {before} -> {after}", markup=False, soft_wrap=True)
+    for entry, reason in plan.refused:
+        what = "left to beat" if rest_is_sent else "REFUSED"
+        out.print(f"! {what} {entry}: {reason}", markup=False, soft_wrap=True)
+    if plan.refused and not rest_is_sent:
+        out.print(
+            "  set schedule_sync to true and run `cloudq beat` or handlers/beat.py: they send what is refused here, "
+            "and only that",
+            markup=False,
+            soft_wrap=True,
+        )
+    if plan.empty:
+        out.print(f"nothing to change in the schedule group {plan.group}", markup=False)
+
+
+def _apply(app: CloudQ, plan: Plan, quiet: bool) -> int:
+    """Carry the plan out; the number of changes that failed."""
+    failed = 0
+    for change, error in apply(app, plan):
+        if error is not None:
+            failed += 1
+            err.print(
+                f"error: {change.kind} {change.entry}: {error}",
+                style="bold red",
+                markup=False,
+                soft_wrap=True,
+            )
+        elif not quiet:
+            out.print(f"done: {change.kind} {change.entry}", markup=False)
+    return failed
+
+
+def _plain(plan: Plan) -> dict[str, Any]:
+    return {
+        "group": plan.group,
+        "makes_group": plan.makes_group,
+        "changes": [
+            {
+                "kind": each.kind,
+                "name": each.name,
+                "entry": each.entry,
+                "schedule": each.params,
+                "differences": [{"field": f, "before": b, "after": a} for f, b, a in each.differences],
+            }
+            for each in plan.changes
+        ],
+        "refused": [{"entry": entry, "reason": reason} for entry, reason in plan.refused],
+    }

@@ -15,9 +15,10 @@ from cloudq.backends.base import ResultBackend
 from cloudq.beat.beat import Beat
 from cloudq.beat.book import Book
 from cloudq.beat.marks import Marks
-from cloudq.beat.ticker import NAME_HEADER, SLOT_HEADER, Ticker, send_now, tick_id
+from cloudq.beat.ticker import Ticker, send_now, tick_id
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.errors import ImproperlyConfigured, QueueNotFound, ScheduleError, ServiceUnavailable
+from cloudq.periodic import NAME_HEADER, SLOT_HEADER
 from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import Crashing, Flaky, MemoryStore, SimulatedCrash, at_step
 

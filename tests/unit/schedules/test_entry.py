@@ -230,6 +230,18 @@ def test_add_periodic_task_wants_a_signature(bad: object) -> None:
         CloudQ("x").add_periodic_task(60, bad)
 
 
+def test_a_workflow_is_not_periodic_by_itself() -> None:
+    from cloudq import chain
+
+    app = CloudQ("x")
+
+    @app.task
+    def a() -> None: ...
+
+    with pytest.raises(ScheduleError, match="write a task that calls it"):
+        app.add_periodic_task(60, chain(a.si(), a.si()))
+
+
 def test_a_wrong_schedule_is_refused_at_the_decorator() -> None:
     with pytest.raises(ScheduleError):
         CloudQ("x").periodic("every day")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from cloudq.errors import SettingError
-from cloudq.settingtypes import as_type, from_text, type_name
+from cloudq.settingtypes import as_type, from_text, type_name, unknown_name
 
 
 def _setting(default: Any, doc: str, unit: str = "") -> Any:
@@ -290,17 +290,6 @@ NAMES: tuple[str, ...] = tuple(_TYPES)
 #: Settings whose values are never shown.
 SECRET: frozenset[str] = frozenset({"security_keys", "security_encryption_keys", "api_keys"})
 
-#: Celery settings that mean nothing on a queue without a broker process; say why instead of guessing.
-_NOT_HERE: dict[str, str] = {
-    "broker_transport_options": "put options into the URL: sqs://?region=eu-west-1&visibility_timeout=60",
-    "result_backend_transport_options": "put options into the URL",
-    "task_queues": "queues exist in AWS (Terraform, `cloudq queues create`); route with task_routes",
-    "task_create_missing_queues": "the runtime never creates queues; use `cloudq queues create` or Terraform",
-    "broker_connection_retry_on_startup": "the worker always retries an unavailable broker",
-    "imports": "use include",
-    "task_protocol": "cloudq has its own wire format, see docs/reference/protocol.md",
-}
-
 
 def check(name: str, value: Any, *, text: bool = False) -> Any:
     """The value as its setting's type. ``text``: it came from the environment, so convert.
@@ -319,13 +308,7 @@ def check(name: str, value: Any, *, text: bool = False) -> Any:
 
 def unknown(name: str) -> str:
     """What to say of a name that is no setting."""
-    if name in _NOT_HERE:
-        return f"no setting {name!r} in cloudq: {_NOT_HERE[name]}"
-    import difflib  # late: only errors need it
-
-    near = difflib.get_close_matches(name.lower(), NAMES, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no setting is called {name!r}{hint}"
+    return unknown_name(name, NAMES)
 
 
 class Conf:

@@ -1,10 +1,21 @@
-"""What a setting's declared type takes: values as they are, and texts of the environment."""
+"""What a setting's declared type takes, and what to say of names that are no settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin
+
+#: Celery settings that mean nothing on a queue without a broker process; say why instead of guessing.
+_NOT_HERE: dict[str, str] = {
+    "broker_transport_options": "put options into the URL: sqs://?region=eu-west-1&visibility_timeout=60",
+    "result_backend_transport_options": "put options into the URL",
+    "task_queues": "queues exist in AWS (Terraform, `cloudq queues create`); route with task_routes",
+    "task_create_missing_queues": "the runtime never creates queues; use `cloudq queues create` or Terraform",
+    "broker_connection_retry_on_startup": "the worker always retries an unavailable broker",
+    "imports": "use include",
+    "task_protocol": "cloudq has its own wire format, see docs/reference/protocol.md",
+}
 
 
 def type_name(wanted: Any) -> str:
@@ -55,3 +66,14 @@ def from_text(value: str, wanted: Any) -> Any:
             return False
         raise ValueError
     return wanted(value) if wanted in (int, float) else value
+
+
+def unknown_name(name: str, names: Iterable[str]) -> str:
+    """What to say of a name that is not among ``names``, the settings there are."""
+    if name in _NOT_HERE:
+        return f"no setting {name!r} in cloudq: {_NOT_HERE[name]}"
+    import difflib  # late: only errors need it
+
+    near = difflib.get_close_matches(name.lower(), list(names), 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"no setting is called {name!r}{hint}"

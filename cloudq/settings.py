@@ -173,6 +173,15 @@ class Settings:
         "to a poll that was hung up; it is seen again after its visibility timeout.",
         "seconds",
     )
+    worker_health_port: int | None = _setting(
+        None, "Serve `/healthz` and `/readyz` on this port. 0: any free one."
+    )
+    worker_health_host: str = _setting("127.0.0.1", "Address for `worker_health_port`; `0.0.0.0` for all.")
+    worker_health_timeout: float = _setting(
+        60.0,
+        "A worker that could not poll a queue for this long is unhealthy. Longer than `worker_wait_time`.",
+        "seconds",
+    )
     worker_watch_interruption: bool | None = _setting(
         None,
         "Ask the instance metadata for spot interruptions and scale-in, and stop in time. Default: on EC2.",

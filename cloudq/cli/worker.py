@@ -85,6 +85,10 @@ def worker(
     events_log: Annotated[
         str | None, typer.Option(metavar="json|emf", help="Events as lines on stdout.")
     ] = None,
+    health_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve /healthz and /readyz on this port.")
+    ] = None,
+    health_host: Annotated[str | None, typer.Option(help="Address for health; default 127.0.0.1.")] = None,
     watch_interruption: Annotated[
         bool | None,
         typer.Option(
@@ -116,6 +120,8 @@ def worker(
             "worker_metrics_host": metrics_host,
             "worker_events_log": events_log,
             "monitoring": "tasks" if task_events and found.conf.monitoring in ("off", "workers") else None,
+            "worker_health_port": health_port,
+            "worker_health_host": health_host,
             "worker_watch_interruption": watch_interruption,
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloudq.worker import systemd
+from cloudq.worker.condition import Condition
+from cloudq.worker.health import HealthServer
 from cloudq.worker.imds import Imds, on_ec2
 from cloudq.worker.interruption import Interruption
 from cloudq.worker.worker import Worker
@@ -17,12 +20,22 @@ class Companions:
 
     def __init__(self, worker: Worker) -> None:
         self._interruption: Interruption | None = None
+        self._condition: Condition | None = None
+        self._worker = worker
+        self._systemd = systemd.from_environment(worker, self._how_it_is)
+        self._health: HealthServer | None = None
+        if worker.conf.worker_health_port is not None:
+            self._health = HealthServer(
+                self._how_it_is(), worker.conf.worker_health_host, worker.conf.worker_health_port
+            )
         watch = worker.conf.worker_watch_interruption
         if watch or (watch is None and on_ec2()):
             self._interruption = Interruption(worker, Imds(), worker.app.clock, insist=bool(watch))
 
     def start(self) -> bool:
         """Before the worker starts. False: it is not to start any more."""
+        if self._health is not None:
+            self._health.start()
         if self._interruption is not None:
             self._interruption.start()
         return not self.going
@@ -31,6 +44,15 @@ class Companions:
         """After the worker has stopped."""
         if self._interruption is not None:
             self._interruption.close()
+        if self._systemd is not None:
+            self._systemd.close()
+        if self._health is not None:
+            self._health.close()
+
+    def _how_it_is(self) -> Condition:
+        if self._condition is None:
+            self._condition = Condition(self._worker, self._worker.conf.worker_health_timeout)
+        return self._condition
 
     @property
     def going(self) -> bool:

@@ -57,6 +57,8 @@ class Source:
         #: When a poll last succeeded (monotonic seconds), and why the last one failed, if it did.
         self.last_success = time.monotonic()
         self.last_error: str | None = None
+        #: When (monotonic) a poll last succeeded, or none was due since no place was free.
+        self.well_at = time.monotonic()
         self.received = 0
         self.polls = 0
         #: Polls that died or hung and were replaced.
@@ -111,6 +113,7 @@ class Source:
         while not (self._stopping.is_set() or poller.given_up):
             ask = self.lane.ask(self._broker.capabilities.max_batch, 1.0)
             if ask is None:
+                self.well_at = time.monotonic()
                 continue
             if self._poll(poller, ask, self._wait):
                 waits = backoff(0.5, 30.0)
@@ -145,7 +148,7 @@ class Source:
             self.lane.answer(ask, got)
         if got is None:
             return False
-        self.last_success = time.monotonic()
+        self.last_success = self.well_at = time.monotonic()
         self.last_error = None
         if deliveries:
             self.received += got

@@ -168,20 +168,11 @@ class Settings:
         30.0, "How long running tasks may go on after the first signal.", "seconds"
     )
     worker_poll_patience: float = _setting(
-        0.0,
-        "How long a stopping worker that has nothing else to do waits for its long polls. SQS may hand a message "
-        "to a poll that was hung up; it is seen again after its visibility timeout.",
-        "seconds",
+        0.0, "How long a stopping worker with nothing else to do waits for its long polls.", "seconds"
     )
-    worker_health_port: int | None = _setting(
-        None, "Serve `/healthz` and `/readyz` on this port. 0: any free one."
-    )
+    worker_health_port: int | None = _setting(None, "Serve `/healthz` and `/readyz` here. 0: any free port.")
     worker_health_host: str = _setting("127.0.0.1", "Address for `worker_health_port`; `0.0.0.0` for all.")
-    worker_health_timeout: float = _setting(
-        60.0,
-        "A worker that could not poll a queue for this long is unhealthy. Longer than `worker_wait_time`.",
-        "seconds",
-    )
+    worker_health_timeout: float = _setting(60.0, "Without a good poll for this long: unhealthy.", "seconds")
     worker_watch_interruption: bool | None = _setting(
         None,
         "Ask the instance metadata for spot interruptions and scale-in, and stop in time. Default: on EC2.",

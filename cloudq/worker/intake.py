@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,16 +75,3 @@ def concurrency_of(intakes: Sequence[Intake]) -> int | None:
     """The worker's concurrency when every queue says its own: their sum; else None."""
     numbers = [each.most for each in intakes if each.most is not None]
     return sum(numbers) if numbers and len(numbers) == len(intakes) else None
-
-
-def default_concurrency(pool: str) -> int:
-    """Cores for processes, more for pools that mostly wait."""
-    if pool == "solo":
-        return 1
-    if pool == "threads":
-        return 16
-    if pool == "asyncio":
-        return 100
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -23,6 +23,7 @@ from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker import intake
 from cloudq.worker.batches import Batch, Batches, deliveries_of
+from cloudq.worker.cores import default_concurrency
 from cloudq.worker.credit import Credit, Lane
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.feeding import Feeding
@@ -69,7 +70,7 @@ class Worker:
             concurrency
             or intake.concurrency_of(self._intakes)
             or app.conf.worker_concurrency
-            or intake.default_concurrency(self.pool_name)
+            or default_concurrency(self.pool_name)
         )
         self.hostname = hostname or f"cloudq@{socket.gethostname()}.{os.getpid()}"
         self._app_path = app_path

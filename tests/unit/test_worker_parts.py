@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release
+from cloudq.worker.cores import cores
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.waiting import Waiting
@@ -242,3 +244,14 @@ def test_an_unforeseen_error_does_not_end_the_worker(parts: Any) -> None:
     assert disposal.flush(5)
 
     assert ["2"] in broker.acks
+
+
+# --- cores -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "most"), [("100000 100000", 1), ("50000 100000", 1), ("nonsense", 10**6)])
+def test_a_containers_limit_is_heeded(text: str, most: int, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+
+    assert 1 <= cores(str(tmp_path / "cpu.max")) <= most
+    assert cores(str(tmp_path / "cpu.max")) <= cores(str(tmp_path / "none"))

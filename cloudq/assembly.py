@@ -35,6 +35,7 @@ from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 
 if TYPE_CHECKING:
+    from cloudq.monitoring.history import History
     from cloudq.monitoring.receiver import Events  # who only publishes runs nothing
     from cloudq.runtime.inline import Inline
     from cloudq.runtime.lifecycle import Lifecycle
@@ -186,6 +187,13 @@ def control_of(
 ) -> Control:
     """Remote control; ``unschedule`` deletes what EventBridge was to send (``Producer.unschedule``)."""
     return Control(store, conf, clock, unschedule)
+
+
+def history_of(store: ResultStore, conf: Conf, clock: Clock) -> History:
+    """The ends of tasks."""
+    from cloudq.monitoring.history import History
+
+    return History(store.backend, conf.control_namespace, clock, conf.history_expires)
 
 
 def events_of(store: ResultStore, conf: Conf, clock: Clock) -> Events:

@@ -198,8 +198,9 @@ class Settings:
     )
     monitoring_redact: list[str] = _setting(
         ["password", "passwd", "secret", "token", "api_key", "authorization"],
-        "Arguments whose names contain one of these are shown as `***` by inspect, events and history.",
+        "Arguments whose names contain one of these are shown as `***` by inspect, events and history; `*`: all of them, and results.",
     )
+    history_expires: float = _setting(604800.0, "How long history is kept (level `history`).", "seconds")
     worker_heartbeat_interval: float | None = _setting(
         None,
         "Between two signs of life: one write. Default: 30 in the cloud, 5 on a store of this machine.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.clock import Clock
     from cloudq.control.control import Control
+    from cloudq.monitoring.history import History
     from cloudq.monitoring.receiver import Events
     from cloudq.opened import Opened
     from cloudq.producer import Producer
@@ -34,6 +35,14 @@ class Watched:
         parts = (self.need_store(), self.conf, self.clock)
         undo = lambda task_id, tries: self.producer.unschedule(task_id, tries)  # noqa: E731
         return self._opened.get("control", lambda: assembly.control_of(*parts, undo))
+
+    @property
+    def history(self) -> History:
+        """The ends of tasks that workers at level ``history`` have kept: ``app.history.query(state="FAILURE")``."""
+        from cloudq import assembly
+
+        store = self.need_store()
+        return self._opened.get("history", lambda: assembly.history_of(store, self.conf, self.clock))
 
     @property
     def events(self) -> Events:

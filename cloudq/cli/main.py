@@ -22,6 +22,7 @@ from cloudq.cli import (
     dlq,
     doctor,
     events,
+    history,
     inspect,
     keys,
     local,
@@ -67,6 +68,7 @@ cli.command("result")(call.result)
 cli.command("revoke")(revoke.revoke)
 cli.command("status")(inspect.status)
 cli.command("events")(events.events)
+cli.command("history")(history.history)
 cli.add_typer(inspect.inspect, name="inspect")
 cli.add_typer(inspect.control, name="control")
 cli.add_typer(queues.commands, name="queues")

@@ -26,6 +26,8 @@ def redacted(value: Any, hidden: frozenset[str], depth: int = 6) -> Any:
 
 def shown(value: Any, hidden: Iterable[str] = ()) -> str:
     """A repr of at most LIMIT characters. Never raises, whatever the value's own repr does."""
+    if "*" in hidden:
+        return HIDDEN
     try:
         text = repr(redacted(value, frozenset(each.lower() for each in hidden)))
     except Exception as error:  # noqa: BLE001  somebody else's __repr__

@@ -17,6 +17,7 @@ from cloudq.backends.base import ResultBackend
 from cloudq.clock import Clock
 from cloudq.coordination import cas
 from cloudq.errors import OperationalError
+from cloudq.monitoring.batches import Batches
 from cloudq.monitoring.events import Event
 from cloudq.monitoring.feed import Beat
 
@@ -24,9 +25,6 @@ from cloudq.monitoring.feed import Beat
 KEPT: Final = 900.0
 #: Between two batches of a worker, seconds: to a store in the cloud, and to one of this machine.
 FLUSH: Final = (5.0, 0.5)
-#: Bytes of one batch, and of all that one worker writes at a time; what is over is dropped and counted.
-BATCH: Final = 200_000
-MOST: Final = 2_000_000
 _MINUTE: Final = 60
 
 
@@ -39,24 +37,16 @@ class StreamSink:
     """A worker's end."""
 
     def __init__(self, store: ResultBackend, namespace: str, hostname: str, clock: Clock) -> None:
-        self._store = store
         self._space = quote(namespace, safe="")
         self._hostname = quote(hostname, safe="")
         self._clock = clock
         self._beat = Beat(FLUSH[0 if store.capabilities.reach == "cloud" else 1])
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._batches = Batches(store, self._document)
         self._number = 0
-        self._dropped = 0
 
     def take(self, events: Sequence[Event]) -> None:
         for event in events:
-            line = msgspec.json.encode(event, enc_hook=repr)
-            if self._size + len(line) > MOST:
-                self._dropped += 1
-                continue
-            self._lines.append(line)
-            self._size += len(line)
+            self._batches.add(msgspec.json.encode(event, enc_hook=repr))
 
     def tick(self) -> None:
         if self._beat.due():
@@ -66,24 +56,15 @@ class StreamSink:
         self.flush()
 
     def flush(self) -> None:
-        """Write what has come. What the store does not take stays, up to MOST bytes, for the next time."""
-        while self._lines:
-            count, size = 0, 0
-            while count < len(self._lines) and (count == 0 or size + len(self._lines[count]) <= BATCH):
-                size += len(self._lines[count])
-                count += 1
-            self._write(self._lines[:count])
-            del self._lines[:count]
-            self._size -= size
+        """Write what has come."""
+        self._batches.flush()
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _document(self, lines: list[bytes], dropped: int) -> tuple[str, bytes, float]:
         now = self._clock.time()
         self._number += 1
         key = f"{folder(self._space, now)}{int(now * 1000):015d}-{self._number:06d}-{self._hostname}"
-        events = [msgspec.Raw(line) for line in lines]
-        value = msgspec.json.encode({"events": events, "dropped": self._dropped})
-        self._store.write(key[:900], value, expires_at=now + KEPT)
-        self._dropped = 0
+        value = b'{"events":[' + b",".join(lines) + b'],"dropped":' + str(dropped).encode() + b"}"
+        return key, value, now + KEPT
 
 
 class StreamReader:

@@ -11,6 +11,7 @@ from cloudq.control.roster import level_of
 from cloudq.errors import ImproperlyConfigured
 from cloudq.monitoring.events import Recorder
 from cloudq.monitoring.feed import Feed, Sink
+from cloudq.monitoring.history import HistorySink
 from cloudq.monitoring.lines import EmbeddedMetrics, JsonLines
 from cloudq.monitoring.prometheus import Metrics
 from cloudq.monitoring.spool import Spool
@@ -34,6 +35,9 @@ class Feeding:
         level = level_of(conf.monitoring)
         if level >= 2 and app.backend is not None:
             sinks.append(StreamSink(app.backend, conf.control_namespace, worker.hostname, app.clock))
+        if level >= 3 and app.backend is not None:
+            about = (conf.control_namespace, worker.hostname, app.clock, conf.history_expires)
+            sinks.append(HistorySink(app.backend, *about))
         if conf.worker_events_log is not None:
             sinks.append(self._log(conf.worker_events_log))
         if conf.worker_metrics_port is not None:

@@ -14,12 +14,13 @@ import pytest
 from cloudq import CloudQ, Reject
 from cloudq.backends.open import open_backend
 from cloudq.errors import ImproperlyConfigured, MissingExtra, ServiceUnavailable
+from cloudq.monitoring.batches import BATCH, MOST
 from cloudq.monitoring.events import TASK_TYPES, TYPES, Recorder
 from cloudq.monitoring.feed import Beat, Feed
 from cloudq.monitoring.lines import EMF_VALUES, EmbeddedMetrics, JsonLines
 from cloudq.monitoring.prometheus import Metrics
 from cloudq.monitoring.spool import Spool, SpoolReader
-from cloudq.monitoring.stream import BATCH, MOST, StreamReader, StreamSink
+from cloudq.monitoring.stream import StreamReader, StreamSink
 from cloudq.testing import sandbox
 from cloudq.testing.box import Sandbox
 from cloudq.testing.clock import JumpingClock, ManualClock
@@ -249,10 +250,10 @@ def test_a_flood_is_cut_and_said_so() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_store_that_fails_loses_no_event(seed: int) -> None:
+def test_a_store_that_fails_loses_no_event_and_doubles_none(seed: int) -> None:
     clock = JumpingClock()
     inner = open_backend("memory://", clock)
-    sink = StreamSink(Flaky(inner, Random(seed), refused=0.5, lost=0.0), "n", "w1", clock)
+    sink = StreamSink(Flaky(inner, Random(seed), refused=0.3, lost=0.3), "n", "w1", clock)
     for n in range(30):
         sink.take([event(n, clock.time())])
         try:

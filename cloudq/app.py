@@ -289,6 +289,7 @@ class CloudQ(Watched, Workflows):
             "serializer": task.serializer,
             "compression": task.compression,
             "expires": task.expires,
+            "priority": task.priority,
         }
 
     # --- results ------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class CallOptions(TypedDict, total=False):
     ignore_result: bool | None
     time_limit: float | None
     soft_time_limit: float | None
+    #: 0 to 9 (highest): the sibling queue it goes to, see the setting task_queue_priorities.
+    priority: int | None
     #: FIFO: messages of one group run in order. Standard queues: the tenant of SQS fair queues.
     group_id: str | None
     #: FIFO: a second message with this id within five minutes is dropped.
@@ -99,6 +101,7 @@ class TaskOptions(TypedDict, total=False):
     compression: str
     queue: str
     expires: float | None
+    priority: int | None
     #: Check arguments against the signature when calling (default true).
     typing: bool
     #: A failure is also copied to the dead-letter queue.

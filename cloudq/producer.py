@@ -30,6 +30,7 @@ from cloudq.errors import (
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope, PayloadRef
 from cloudq.options import check_call_options
+from cloudq.priorities import queue_for
 from cloudq.results.push import REPLY_TO, reply_queue
 from cloudq.retry import backoff
 from cloudq.routes import compile_routes
@@ -105,7 +106,7 @@ class Producer:
             merged.update((key, value) for key, value in source.items() if value is not None)
         now = self._clock.time()
         eta = self._due(merged, now)
-        queue = merged.get("queue") or self._conf.task_default_queue
+        queue = self.queue_for(merged.get("queue"), merged.get("priority"))
         envelope = self._envelope(name, args, kwargs, merged, now, eta)
         at = self._scheduled_at(eta, now, queue)
         return Outgoing(
@@ -119,6 +120,15 @@ class Producer:
             bool(merged.get("retry", self._conf.task_publish_retry)),
             at=at,
         )
+
+    def queue_for(self, queue: str | None, priority: int | None) -> str:
+        """The queue, or its sibling for this priority. Raises ValueError, ImproperlyConfigured."""
+        conf, queue = self._conf, queue or self._conf.task_default_queue
+        if priority is None:
+            if conf.task_default_priority is None or queue not in conf.task_queue_priorities:
+                return queue
+            priority = conf.task_default_priority
+        return queue_for(conf.task_queue_priorities, queue, priority)
 
     def _envelope(
         self, name: str, args: Any, kwargs: Any, merged: Mapping[str, Any], now: float, eta: float | None

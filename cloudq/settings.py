@@ -58,6 +58,13 @@ class Settings:
         None,
         "Where tasks go: a mapping of name or glob to queue (or `{'queue': ...}`), a function, or a list of these.",
     )
+    task_queue_priorities: dict[str, Any] = _setting(
+        {},
+        "Sibling queues for `priority=`, highest first, the queue itself among them: `{'mail': ['-high', '', '-low']}`.",
+    )
+    task_default_priority: int | None = _setting(
+        None, "Priority of calls that name none, 0 to 9 (highest). Default: the queue itself."
+    )
     task_serializer: str = _setting("json", "Serializer of arguments: `json`, `msgpack`, `yaml`, `pickle`.")
     result_serializer: str = _setting("json", "Serializer of results.")
     accept_content: list[str] = _setting(

@@ -69,6 +69,7 @@ class Task(Generic[P, R]):
     compression: str | None = None
     queue: str | None = None
     expires: float | None = None
+    priority: int | None = None
     typing: bool = True
     dead_letter: bool | None = None
     rate_limit: str | float | None = None
@@ -168,6 +169,9 @@ class Task(Generic[P, R]):
             ) from None
 
     def _check_limits(self) -> None:
+        most = self.priority
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or not 0 <= most <= 9):
+            raise ImproperlyConfigured(f"task {self.name}: priority is 0 to 9 (highest), got {most!r}")
         try:
             limit_of(self.rate_limit)
         except ValueError as error:

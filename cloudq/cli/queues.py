@@ -18,6 +18,7 @@ from cloudq.cli.common import (
     print_table,
 )
 from cloudq.errors import ImproperlyConfigured
+from cloudq.priorities import base_of, families
 
 commands = typer.Typer(help="List, create, measure and empty queues.", no_args_is_help=True)
 
@@ -56,12 +57,16 @@ def create(
     ] = False,
     broker: BrokerOption = None,
 ) -> None:
-    """Create queues, each with its dead-letter queue. Existing ones are left as they are."""
+    """Create queues, each with its dead-letter queue and the siblings that the app's setting
+    task_queue_priorities gives it. Existing ones are left as they are."""
     with one_line_errors():
         found = find_app(app, broker)
         admin = _admin(found.broker)
-        for name in names:
-            spec = QueueSpec(name, visibility_timeout, max_receive_count, retention)
+        priorities = found.conf.task_queue_priorities
+        for name in families(priorities, names):
+            # siblings share a dead-letter queue: one place to look, and to redrive from
+            dead = dead_letter_name(base_of(priorities, name))
+            spec = QueueSpec(name, visibility_timeout, max_receive_count, retention, dead)
             made = admin.create_queue(spec)
             out.print(f"{name}: {'created ' + ', '.join(made) if made else 'exists'}", markup=False)
         if results:
@@ -87,7 +92,7 @@ def depth(
     with one_line_errors():
         found = find_app(app, broker)
         rows: list[dict[str, Any]] = []
-        for name in names or [found.conf.task_default_queue]:
+        for name in names or families(found.conf.task_queue_priorities, [found.conf.task_default_queue]):
             now = found.broker.depth(name)
             dead = found.broker.describe(name).dead_letter_queue
             rows.append(

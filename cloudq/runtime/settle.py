@@ -335,6 +335,8 @@ class Settler:
     ) -> Verdict:
         """Publish the next try, then have this message deleted. On FIFO the message keeps its place."""
         options, queue = dict(options or {}), delivery.queue
+        if "queue" in options or "priority" in options:
+            options["queue"] = self._producer.queue_for(options.get("queue", queue), options.get("priority"))
         if is_fifo(queue) and "queue" not in options:
             return Release(max(0.0, due - self._clock.time()))
         call = self._producer.resend(again, options.pop("queue", queue), due, delivery.group_id)

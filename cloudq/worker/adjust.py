@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cloudq.pools.base import RunnerSpec
+from cloudq.priorities import siblings
 from cloudq.worker.runner import override
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ class Adjust:
                     self._begin_source(name)
 
     def add_queue(self, queue: str) -> bool:
-        """Consume this one too; False: it does so already. Raises QueueNotFound."""
+        """Consume this one and its siblings too; False: it does so already. Raises QueueNotFound."""
+        return sum(self._add(name) for name in self._family(queue)) > 0
+
+    def _family(self, queue: str) -> tuple[str, ...]:
+        return siblings(self._worker.conf.task_queue_priorities, queue)
+
+    def _add(self, queue: str) -> bool:
         worker = self._worker
         with self._lock:
             if queue in worker.queues:
@@ -60,7 +67,10 @@ class Adjust:
             return True
 
     def cancel_queue(self, queue: str) -> bool:
-        """Consume this one no longer; what is in hand is finished. False: it does not."""
+        """Consume this one and its siblings no longer; what is in hand is finished. False: it does not."""
+        return sum(self._cancel(name) for name in self._family(queue)) > 0
+
+    def _cancel(self, queue: str) -> bool:
         worker = self._worker
         with self._lock:
             if queue not in worker.queues:

@@ -51,10 +51,11 @@ class Credit:
         self._turns = 0
         self._lanes: list[Lane] = []
 
-    def lane(self, weight: float = 1.0, most: int | None = None) -> Lane:
-        """A further lane, after those that are there. It never holds more than ``most``."""
+    def lane(self, weight: float = 1.0, most: int | None = None, family: str | None = None) -> Lane:
+        """A further lane, after those that are there. It never holds more than ``most``, together
+        with the other lanes of its ``family`` if it is of one."""
         with self._changed:
-            lane = Lane(self, weight, most, self._monotonic() + PROMPT)
+            lane = Lane(self, weight, most, self._monotonic() + PROMPT, family)
             self._lanes.append(lane)
             return lane
 
@@ -95,6 +96,11 @@ class Credit:
         rank = lane.rank()
         return all(rank <= each.rank() for each in self._lanes if each.hungry and each.own_room())
 
+    def taken(self, lane: Lane) -> int:
+        """What counts against the lane's own limit: what it holds and has asked for, and its family."""
+        family = [each for each in self._lanes if each.family == lane.family] if lane.family else [lane]
+        return sum(each.held + sum(ask.count for ask in each.asks) for each in family)
+
     def next_change(self, now: float) -> float:
         """Seconds until time alone may free a place or a turn."""
         ends = [each.loud_until for each in self._lanes] if self._strict else []
@@ -109,10 +115,13 @@ class Credit:
 class Lane:
     """One queue's part of the credit."""
 
-    def __init__(self, credit: Credit, weight: float, most: int | None, loud_until: float) -> None:
+    def __init__(
+        self, credit: Credit, weight: float, most: int | None, loud_until: float, family: str | None = None
+    ) -> None:
         self._credit = credit
         self._weight = weight
         self._most = most
+        self.family = family
         self._served = credit.next_turn()
         self.held = 0
         self.hungry = 0
@@ -186,7 +195,7 @@ class Lane:
         """Places below the lane's own limit, which no two polls together may pass."""
         if self._most is None:
             return self._credit._limit
-        return self._most - self.held - sum(ask.count for ask in self.asks)
+        return self._most - self._credit.taken(self)
 
     def blocks(self, now: float) -> bool:
         """In strict order: must those after it wait?"""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cloudq.errors import ImproperlyConfigured
+from cloudq.priorities import RATIO, siblings
 from cloudq.worker.credit import ORDERS
 
 _ENTRY: Final = re.compile(r"(?P<name>[^=:\s]+)(=(?P<most>\d+))?(:(?P<weight>\d+(\.\d+)?))?")
@@ -24,6 +25,8 @@ class Intake:
     queue: str
     most: int | None = None
     weight: float | None = None
+    #: The queue whose priorities it is part of: what limits one, limits all of them together.
+    family: str | None = None
 
 
 def parse(entries: Sequence[str]) -> list[Intake]:
@@ -47,6 +50,28 @@ def parse(entries: Sequence[str]) -> list[Intake]:
         if found.setdefault(name, intake) != intake:
             raise ImproperlyConfigured(f"queue {name!r} is given twice, and differently")
     return list(found.values())
+
+
+def with_siblings(intakes: Sequence[Intake], priorities: Mapping[str, Any], order: str) -> list[Intake]:
+    """Each queue together with the siblings that priorities give it, urgent ones first.
+
+    In strict order one is consumed while those before it are empty; otherwise a sibling gets several times the places
+    of the next lower one, so that each gets something. A queue's concurrency is that of all its siblings
+    together. What is named itself keeps what it was given.
+    """
+    named = {each.queue for each in intakes}
+    found: list[Intake] = []
+    for each in intakes:
+        names = siblings(priorities, each.queue)
+        if len(names) == 1:
+            found.append(each)
+            continue
+        for rank, name in enumerate(names):
+            if name != each.queue and name in named:
+                continue
+            weight = None if order == "strict" else (each.weight or 1.0) / RATIO**rank
+            found.append(Intake(name, each.most, weight, each.queue))
+    return found
 
 
 def order_of(intakes: Sequence[Intake], order: str) -> str:

@@ -63,7 +63,6 @@ class Worker:
         self.app = app
         self.conf = app.conf
         self._intakes = intake.parse(queues) or [intake.Intake(app.conf.task_default_queue)]
-        self.queues = [each.queue for each in self._intakes]
         self.queue_order = intake.order_of(self._intakes, app.conf.worker_queue_order)
         self.pool_name = pool or app.conf.worker_pool
         self.concurrency = (
@@ -72,6 +71,8 @@ class Worker:
             or app.conf.worker_concurrency
             or default_concurrency(self.pool_name)
         )
+        self._intakes = intake.with_siblings(self._intakes, app.conf.task_queue_priorities, self.queue_order)
+        self.queues = [each.queue for each in self._intakes]
         self.hostname = hostname or f"cloudq@{socket.gethostname()}.{os.getpid()}"
         self._app_path = app_path
         self._loglevel = loglevel
@@ -197,7 +198,7 @@ class Worker:
         invisible = self.conf.worker_visibility_timeout or self.infos[name].visibility_timeout
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = self.credit.lane(each.weight or 1.0, each.most)
+            lane = self._lanes[name] = self.credit.lane(each.weight or 1.0, each.most, each.family)
         return Source(
             self.app.broker,
             name,

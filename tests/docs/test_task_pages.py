@@ -13,7 +13,7 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"<!-- run -->\n```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["limits.md", "idempotency.md", "batches.md", "canvas.md"])
+@pytest.mark.parametrize("page", ["limits.md", "idempotency.md", "batches.md", "routing.md", "canvas.md"])
 def test_the_blocks_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = blocks(page)
@@ -22,7 +22,7 @@ def test_the_blocks_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         exec(compile(block, f"{page}[{number}]", "exec"), {"__name__": f"page_{number}"})
 
 
-@pytest.mark.parametrize("page", ["limits.md", "idempotency.md", "batches.md", "canvas.md"])
+@pytest.mark.parametrize("page", ["limits.md", "idempotency.md", "batches.md", "routing.md", "canvas.md"])
 def test_every_option_the_page_shows_exists(page: str) -> None:
     from cloudq.options import CALL_OPTIONS, TASK_OPTIONS
     from cloudq.settings import NAMES

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import servers
 from fault_proxy import Proxy
@@ -40,6 +41,11 @@ FAULTS: list[dict[str, Any]] = [
         "service": "dynamodb",
         "probability": 0.05,
         "error": {"code": "ProvisionedThroughputExceededException", "message": "slow down", "status": 400},
+    },
+    {
+        "service": "s3",
+        "probability": 0.05,
+        "error": {"code": "SlowDown", "message": "slow down", "status": 503},
     },
     {"service": "*", "probability": 0.03, "error": {"code": "InternalError", "status": 500}},
     {"service": "*", "probability": 0.02, "error": {"code": "ServiceUnavailable", "status": 503}},
@@ -82,14 +88,19 @@ def run(
     concurrency: int,
     limit: float,
     hangs: bool = True,
+    large: str | None = None,
 ) -> str:
     """Send and work through the proxy; look at what came of it on a line that is whole."""
     with CloudQ(
         "client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue
     ) as client:
         client.conf.task_publish_retry_timeout = 120.0
+        environment = {}
+        if large is not None:  # every message is kept elsewhere
+            client.conf.broker_large_messages, client.conf.broker_large_messages_over = large, 1
+            environment["CLOUDQ_BROKER_LARGE_MESSAGES"] = large
         client.producer  # noqa: B018  opened before the first fault
-        with scene.worker("-P", pool, "-c", str(concurrency)) as worker:
+        with scene.worker("-P", pool, "-c", str(concurrency), **environment) as worker:
             proxy.rules(FAULTS if hangs else FAULTS[:-1])
             started = time.monotonic()
             results = client.send_many(client.signature("worker_app.work", (n,)) for n in range(tasks))
@@ -151,3 +162,18 @@ def test_no_task_of_thousands_is_lost_when_every_fifth_call_fails(
     faulty: tuple[Scene, Proxy, CloudQ],
 ) -> None:
     run(*faulty, pool="threads", tasks=TASKS, concurrency=32, limit=400.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_large_message_is_lost_when_every_fifth_call_fails(
+    faulty: tuple[Scene, Proxy, CloudQ], ministack_url: str, unique: str
+) -> None:
+    """A copy of a message whose text is gone is recognised: the dead-letter queue stays empty."""
+    scene, proxy, watcher = faulty
+    s3 = boto3.client("s3", endpoint_url=ministack_url)
+    s3.create_bucket(Bucket=unique)
+    place = f"s3://{unique}?endpoint_url={proxy.url}"
+    run(scene, proxy, watcher, "threads", tasks=300, concurrency=16, limit=150.0, hangs=False, large=place)
+    left = s3.list_objects_v2(Bucket=unique).get("KeyCount", 0)
+    assert left <= 60, "orphans: of messages that were sent twice, and of removals that failed for good"

@@ -39,6 +39,8 @@ from cloudq.sqlitedb import Database, Tables
 from cloudq.url import Url
 
 TABLES: Final = Tables(sqlite_queue.TABLES, sqlite_queue.LAST_TABLE)
+#: Longest delay by itself, seconds: what is revoked must come by before workers forget that (four days).
+MAX_DELAY: Final = 86_400.0
 #: Seconds between two looks for what another process has done: first, and when nothing happens.
 _LOOK_FIRST, _LOOK_LAST = 0.008, 0.05
 
@@ -70,7 +72,7 @@ class SqliteBroker:
         path = self._database.path
         self.url = shown or ("memory://" if path is None else f"sqlite:///{path}")
         self.capabilities = BrokerCapabilities(
-            max_body=max_body, max_delay=315_360_000.0, reach="process" if path is None else "machine"
+            max_body=max_body, max_delay=MAX_DELAY, reach="process" if path is None else "machine"
         )
 
     # --- sending ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from cloudq.cli.common import (
     print_json,
     print_table,
 )
+from cloudq.deploy.expressible import refusal
 from cloudq.deploy.sync import Plan, apply, make_plan, place_of
 from cloudq.errors import ScheduleError
 from cloudq.periodic import declared
@@ -50,7 +51,7 @@ def list_entries(
         marks = Marks(found)
         marks.load()
         now, zone = found.clock.time(), zone_of(found.conf)
-        rows = [_row(each, marks.get(name), now, zone) for name, each in listed.items()]
+        rows = [_row(found, each, marks.get(name), now, zone) for name, each in listed.items()]
         if as_json:
             print_json(rows)
             return
@@ -61,13 +62,21 @@ def list_entries(
         print_table(columns, ([_cell(row, column) for column in columns] for row in rows))
 
 
-def _row(each: Listed, mark: Mark | None, now: float, zone: tzinfo) -> dict[str, Any]:
+def _state(app: CloudQ, each: Listed) -> str:
+    if each.fault:
+        return f"broken: {each.fault}"
+    if each.paused:
+        return "paused"
+    return "EventBridge" if app.conf.schedule_sync and refusal(app, each.entry) is None else "on"
+
+
+def _row(app: CloudQ, each: Listed, mark: Mark | None, now: float, zone: tzinfo) -> dict[str, Any]:
     entry = each.entry
     return {
         "name": entry.name,
         "task": entry.task,
         "schedule": str(entry.schedule),
-        "state": f"broken: {each.fault}" if each.fault else "paused" if each.paused else "on",
+        "state": _state(app, each),
         "next": None if each.paused else entry.next_due(now, zone),
         "last_sent": mark.sent if mark else None,
         "from": "store" if each.stored else "code",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import signal
+from contextlib import nullcontext
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 import cloudq
+from cloudq.beat.embedded import Embedded
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
 from cloudq.errors import OperationalError
 from cloudq.worker import logs
@@ -96,6 +98,10 @@ def worker(
             help="Stop in time for spot interruptions and scale-in. Default: on EC2.",
         ),
     ] = None,
+    beat: Annotated[
+        bool,
+        typer.Option("--beat", "-B", help="Send periodic tasks, too: any number of workers may, one leads."),
+    ] = False,
     stop_when_idle: Annotated[
         float | None, typer.Option(min=0, help="Stop once the queues have been empty for this many seconds.")
     ] = None,
@@ -145,7 +151,8 @@ def worker(
         _on_signals(running)
         companions = Companions(running)
         try:
-            code = _run(running) if companions.start() else 0
+            with Embedded(found) if beat else nullcontext():
+                code = _run(running) if companions.start() else 0
         finally:
             companions.close()
         found.close()

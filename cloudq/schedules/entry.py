@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
@@ -43,6 +42,8 @@ class Entry:
         """Seconds that the run of ``slot`` is put off: always the same for the same slot."""
         if not self.jitter:
             return 0.0
+        import hashlib  # late: OpenSSL costs 3 ms of every import that declares a periodic task
+
         digest = hashlib.sha256(f"{self.name}\x1f{slot_text(slot)}".encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64 * self.jitter
 

@@ -34,6 +34,19 @@ print(json.dumps([loaded, threading.active_count(), os.listdir(".")]))
     assert run(code, tmp_path) == [[], 1, []]
 
 
+def test_declaring_a_periodic_task_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = f"""
+import json, sys
+from cloudq import CloudQ, crontab, schedule
+app = CloudQ("x")
+@app.periodic(crontab(hour=7), jitter=5)
+def f() -> None: ...
+app.add_periodic_task(schedule(60), f.s(), name="again")
+print(json.dumps([name for name in {[*HEAVY, "zoneinfo"]!r} if name in sys.modules]))
+"""
+    assert run(code, tmp_path) == []
+
+
 def test_a_project_that_only_depends_on_cloudq_is_read_without_a_toml_parser(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["cloudq>=0.1", "cloudq[aws]"]\n')
     code = """

@@ -17,7 +17,13 @@ def blocks(page: str, mark: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "mark"), [("schedules.md", "schedules"), ("schedules.md", "periodic"), ("delays.md", "delays")]
+    ("page", "mark"),
+    [
+        ("schedules.md", "schedules"),
+        ("schedules.md", "periodic"),
+        ("schedules.md", "periodic-test"),
+        ("delays.md", "delays"),
+    ],
 )
 def test_the_blocks_run_one_after_the_other(
     page: str, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,3 +70,26 @@ async def use() -> None:
     assert_type(await (await add.adelay(1, 2)).aget(timeout=1), int)
     assert_type(await fetch("u"), bytes)
     assert_type(app.send_many([add.s(1)]), list[AsyncResult[Any]])
+
+
+@app.periodic(60)
+@app.task
+def ticking(x: int = 0) -> int:
+    return x
+
+
+@app.periodic("0 9 * * *", catchup="all")
+def plain_function(x: int = 0) -> str:
+    return str(x)
+
+
+@app.periodic(60)
+async def coroutine_function() -> bytes:
+    return b""
+
+
+assert_type(ticking.delay(1), AsyncResult[int])
+assert_type(plain_function(1), str)
+assert_type(plain_function.delay(1), AsyncResult[str])
+assert_type(coroutine_function, AsyncTask[[], bytes])
+ticking.delay("x")  # type: ignore[arg-type]

@@ -14,11 +14,13 @@ from cloudq import CloudQ, crontab
 from cloudq.backends.base import ResultBackend
 from cloudq.beat.beat import Beat
 from cloudq.beat.book import Book
+from cloudq.beat.embedded import Embedded
 from cloudq.beat.marks import Marks
 from cloudq.beat.ticker import Ticker, send_now, tick_id
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.errors import ImproperlyConfigured, QueueNotFound, ScheduleError, ServiceUnavailable
 from cloudq.periodic import NAME_HEADER, SLOT_HEADER
+from cloudq.runtime.verdict import ACK
 from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import Crashing, Flaky, MemoryStore, SimulatedCrash, at_step
 
@@ -479,6 +481,14 @@ def test_a_slot_is_sent_twice_only_when_its_sender_died_between_sending_and_sayi
     assert heir._marks.get("m").last == T0 + 60  # type: ignore[union-attr]
 
 
+def run_all(world: World, lifecycle: Any) -> None:
+    """A worker takes and runs what is there."""
+    while deliveries := world.broker.receive("cloudq", 10, 0, 30):
+        for delivery in deliveries:
+            assert lifecycle.run(delivery, _watch()) == ACK
+        world.broker.ack(deliveries)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_beats_racing_with_kills_for_sixty_minutes_send_each_slot_once(seed: int) -> None:
     """Three beats, each killed at random steps of the store and replaced, on a store that loses replies."""
@@ -498,6 +508,13 @@ def test_beats_racing_with_kills_for_sixty_minutes_send_each_slot_once(seed: int
         flaky = Flaky(world.store, rng, refused=0.01, lost=0.01)
         return Beat(world.app(Crashing(flaky, dies), **schedule), rand=rng.random)
 
+    ran: Counter[tuple[str, float]] = Counter()
+    worker = world.app()
+    lifecycle = worker.lifecycle("w")
+    worker.hooks.on(
+        "task_prerun",
+        lambda request, **_: ran.update([(request.headers[NAME_HEADER], request.headers[SLOT_HEADER])]),
+    )
     running = [start() for _ in range(3)]
     wakes = [world.clock.time()] * 3
     first_seen = None
@@ -512,6 +529,7 @@ def test_beats_racing_with_kills_for_sixty_minutes_send_each_slot_once(seed: int
         if rng.random() < 0.01:
             wait += 90  # stopped for longer than its lease, then goes on as if nothing had been
         wakes[number] = world.clock.time() + max(wait, 0.05)
+        run_all(world, lifecycle)
         if first_seen is None and running[number].leads:
             first_seen = world.clock.time()
     assert first_seen is not None
@@ -523,9 +541,50 @@ def test_beats_racing_with_kills_for_sixty_minutes_send_each_slot_once(seed: int
         slots = [T0 + n * step for n in range(1, 3600 // step) if T0 + n * step > begin]
         assert [slot for slot in slots if (name, slot) not in sent] == []
     assert len(ids) == len(sent)  # one id for each slot: whoever gets it twice knows
+    assert set(ran) == set(sent)
+    assert set(ran.values()) == {1}  # each slot was run once
     again = sum(sent.values()) - len(sent)
-    assert again <= kills  # and that only where somebody died or was stopped in the middle of it
+    assert again <= kills  # and sent twice only where somebody died or was stopped in the middle of it
     world.broker.close()
+
+
+# --- inside a worker ------------------------------------------------------------------------------------
+
+
+def test_a_beat_in_a_worker_beats_until_the_block_ends_and_gives_the_lease_back(tmp_path: Path) -> None:
+    from threading import Event
+
+    url = f"sqlite:///{tmp_path / 'b.db'}"
+    sent = Event()
+    with CloudQ("w", broker=url, backend=url, beat_schedule={"m": {"task": "work", "schedule": 1}}) as app:
+        app.hooks.on("task_sent", lambda **_: sent.set())
+        with Embedded(app):
+            assert sent.wait(30)
+        other = Beat(app)
+        other.step()
+        assert other.leads
+
+
+def test_a_beat_in_a_worker_goes_on_after_an_error(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threading import Event
+
+    runs, again = [], Event()
+
+    def run(self: Beat) -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            raise RuntimeError("broken on purpose")
+        again.set()
+        return 0
+
+    monkeypatch.setattr(Beat, "run", run)
+    app = world.app()
+    app.conf.beat_lease = 0.01
+    with Embedded(app):
+        assert again.wait(30)
+    assert "broken on purpose" in caplog.text
 
 
 # --- real folders ---------------------------------------------------------------------------------------

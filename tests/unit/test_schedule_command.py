@@ -71,6 +71,15 @@ def test_entries_are_added_paused_listed_and_run(url: str) -> None:
     assert json.loads(delivery.body)["id"] == task_id
 
 
+def test_what_is_left_to_eventbridge_is_shown_as_such(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_SCHEDULE_SYNC", "true")
+    schedule("add", "minutes", "--task", "demo.work", "--every", "300")
+
+    listed = {row["name"]: row["state"] for row in json.loads(schedule("list", "--json"))}
+
+    assert listed == {"second": "on", "even": "on", "minutes": "EventBridge"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says", "code"),
     [

@@ -26,7 +26,7 @@ from cloudq.canvas.signature import Signature
 from cloudq.canvas.signature import signature as make_signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.context import current
-from cloudq.decorators import BoundDecorator, Decorator, PeriodicDecorator
+from cloudq.decorators import BatchDecorator, BoundDecorator, Decorator, PeriodicDecorator
 from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.hooks import Hooks
 from cloudq.opened import Opened
@@ -118,6 +118,8 @@ class CloudQ(Watched, Workflows):
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, batch: int, bind: bool = False, **options: Unpack[TaskOptions]) -> BatchDecorator: ...
     @overload
     def task(self, *, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
     @overload

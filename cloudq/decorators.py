@@ -38,6 +38,20 @@ class BoundDecorator:
 TaskT = TypeVar("TaskT", bound=Task[..., Any])
 
 
+class BatchDecorator:
+    """Typing only: what ``@app.task(batch=100)`` is. Calls may have any arguments: the function takes requests.
+
+    ``batch`` is the most calls that one run handles; the function returns one result for each.
+    """
+
+    @overload
+    def __call__(self, function: Callable[..., Coroutine[Any, Any, Any]], /) -> AsyncTask[..., Any]: ...
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> Task[..., Any]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise TypeError("never called")
+
+
 class PeriodicDecorator:
     """Typing only: what ``@app.periodic(...)`` is, for a task and for a function that becomes one."""
 

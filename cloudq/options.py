@@ -119,8 +119,6 @@ class TaskOptions(TypedDict, total=False):
     idempotent: bool
     #: Which calls are the same: a parameter's name, several, or a function of the arguments.
     idempotency_key: KeySpec | None
-    #: One run handles up to so many calls: the function takes a list of requests and returns a list of results.
-    batch: int | None
     #: Longest that a call waits for others to join it.
     batch_wait: float
     #: One call at a time: "until_start", "until_finish", or a number of seconds. The caller of a duplicate
@@ -134,7 +132,7 @@ class TaskOptions(TypedDict, total=False):
     idempotency_expires: float | None
 
 
-TASK_OPTIONS: frozenset[str] = frozenset({*TaskOptions.__annotations__, "bind"})
+TASK_OPTIONS: frozenset[str] = frozenset({*TaskOptions.__annotations__, "bind", "batch"})
 
 
 def check_task_options(options: Iterable[str], name: str) -> None:

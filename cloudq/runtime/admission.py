@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cloudq.brokers.base import Delivery
 from cloudq.clock import Clock
+from cloudq.errors import ImproperlyConfigured
 from cloudq.message import Envelope
 from cloudq.registry import Registry
 from cloudq.results.record import Record
@@ -34,6 +35,10 @@ class Admission:
     """One per process that runs tasks."""
 
     def __init__(self, store: ResultStore | None, clock: Clock, conf: Conf) -> None:
+        if conf.task_lease_time <= 0:
+            raise ImproperlyConfigured(
+                f"task_lease_time is a positive number of seconds, got {conf.task_lease_time:g}"
+            )
         keeper = Keeper(clock)
         self.limits = Limits(None if store is None else store.backend, clock, conf, keeper)
         self.idempotency = Idempotency(store, clock, conf, keeper)

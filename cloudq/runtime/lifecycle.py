@@ -362,7 +362,7 @@ class Lifecycle:
         )
 
     def _defer(self, delivery: Delivery, envelope: Envelope, wait: Wait) -> Verdict:
-        task_logger.info(
+        task_logger.debug(
             "task %s comes back in %.1f s: %s", label(envelope), wait.due - self._clock.time(), wait.why
         )
         again = delivery.receive_count > 1

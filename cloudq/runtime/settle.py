@@ -153,14 +153,16 @@ class Settler:
             group_id=envelope.group.id if envelope.group else None,
             children=tuple(self._follower.children(envelope)),
         )
-        if self._store is not None and records:
+        stored = self._store is not None and records
+        if self._store is not None and stored:
             store = self._store
             record = self._patience.call(
                 f"storing the result of {label(envelope)}",
                 lambda: store.finish(record, known, serializer=task.result_serializer),
             )
             self._announce(envelope, record)
-        return self.conclude(envelope, delivery.queue, record, self.wants(task, "dead_letter"))
+        dead_letter, again = self.wants(task, "dead_letter"), delivery.receive_count > 1
+        return self.conclude(envelope, delivery.queue, record, dead_letter, again, stored)
 
     def _finish(self, record: Record, ready: Ready) -> Record:
         """The record that stands. A failure that is too long for the store is told in fewer words."""
@@ -358,6 +360,8 @@ class Settler:
         burial) but waits where it is, as does one of a FIFO queue, to keep its place, and one that
         has to wait for a moment only.
         """
+        if envelope.expires is not None:
+            due = min(due, envelope.expires)  # then it is known at once that it will not run
         delay = max(0.0, due - self._clock.time())
         copied = delivery.receive_count > 1 and not last_receipt
         if is_fifo(delivery.queue) or copied or (self.can_hold and delay <= SHORT):

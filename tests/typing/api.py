@@ -61,6 +61,18 @@ add.apply_async((1,), countdwn=3)  # type: ignore[call-arg]
 add.apply_async((1,), countdown="soon")  # type: ignore[arg-type]
 
 
+@app.task(batch=10, batch_wait=2)
+def store(requests: list[Any]) -> list[int]:
+    return [0 for _ in requests]
+
+
+assert_type(store, Task[..., Any])
+store.delay("any", number="of arguments")
+app.task(rate_limit="10/s", rate_limit_scope="global", max_concurrency=3, unique="until_start")(lambda: None)
+app.task(batch="ten")(lambda requests: None)  # type: ignore[call-overload]
+app.task(rate_limit=[1])(lambda: None)  # type: ignore[call-overload]
+
+
 @app.task(max_retrys=3)  # type: ignore[call-overload, untyped-decorator]
 def wrong() -> None: ...
 

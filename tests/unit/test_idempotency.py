@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from stage import Stage
 
-from cloudq import CloudQ
+from cloudq import CloudQ, chord
 from cloudq.backends.base import Condition, Version
 from cloudq.errors import ImproperlyConfigured, SerializationError, ServiceUnavailable
 from cloudq.execution.call import NoWatch
@@ -100,6 +100,22 @@ def test_what_follows_a_call_follows_each_call_of_the_key(stage: Stage) -> None:
     stage.run_all(stage.app.lifecycle("w1"))
 
     assert sorted(told) == ["ann: paid", "bob: paid"]
+
+
+def test_members_of_a_chord_with_one_key_are_one_run_and_all_arrive(stage: Stage) -> None:
+    @stage.app.task(name="charge", idempotency_key="order", ignore_result=True)
+    def charge(order: int) -> str:
+        stage.note()
+        return f"receipt {len(stage.starts)}"
+
+    @stage.app.task(name="total")
+    def total(receipts: list[str]) -> list[str]:
+        return receipts
+
+    result = chord([charge.s(1), charge.s(1), charge.s(2)], total.s()).delay()
+    stage.run_all(stage.app.lifecycle("w1"))
+
+    assert sorted(result.get(timeout=1)) == ["receipt 1", "receipt 1", "receipt 2"]
 
 
 def test_a_failure_frees_the_key(stage: Stage) -> None:

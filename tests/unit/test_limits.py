@@ -278,6 +278,17 @@ def test_a_message_of_a_fifo_queue_keeps_its_place(stage: Stage) -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
+def test_a_message_that_expires_before_its_turn_is_told_so_at_its_expiry(stage: Stage) -> None:
+    @stage.app.task(name="send", rate_limit="1/h")
+    def send() -> None: ...
+
+    send.delay()
+    late = send.apply_async(expires=60)
+    stage.run_all(stage.app.lifecycle("w1"), seconds=61)
+
+    assert late.state == "REVOKED"
+
+
 def test_a_retry_stands_in_line_anew(stage: Stage) -> None:
     @stage.app.task(name="send", bind=True, rate_limit="1/m", max_retries=1, default_retry_delay=1)
     def send(self: Any) -> int:

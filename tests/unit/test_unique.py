@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stage import Stage
 
-from cloudq import CloudQ, Ignore, Reject
+from cloudq import CloudQ, Ignore, Reject, chain, group
 from cloudq.brokers.base import Message
 from cloudq.coordination.unique import Held, Taken, UniqueLocks
 from cloudq.errors import (
@@ -149,6 +149,20 @@ def test_links_of_a_unique_task_are_refused_for_a_duplicates_would_be_lost(stage
 
     with pytest.raises(Unsupported, match="task sync is unique"):
         sync.apply_async(link=sync.s())
+
+
+def test_members_of_workflows_are_always_sent(stage: Stage) -> None:
+    @stage.app.task(name="sync", unique="until_finish")
+    def sync(n: int = 0) -> int:
+        stage.note()
+        return n
+
+    results = group(sync.si(1), sync.si(1)).delay()
+    chain(sync.si(1), sync.si(1)).delay()
+    stage.run_all(stage.app.lifecycle("w1"))
+
+    assert results.get(timeout=1) == [1, 1]
+    assert len(stage.starts) == 4
 
 
 # --- when the lock is freed ----------------------------------------------------------------------------

@@ -81,9 +81,12 @@ def claims_of(conf: Conf, clock: Clock) -> ClaimCheck | None:
     """Where the settings keep large messages, or None when they name no place."""
     for name in ("broker_large_messages", "broker_large_messages_also_read"):
         conf.seal(name, "messages are being written already; close the app first")
+    if conf.broker_large_messages_over is not None and conf.broker_large_messages_over < 1:
+        raise ImproperlyConfigured("broker_large_messages_over is a number of bytes, at least 1")
     if conf.broker_large_messages is None:
-        if conf.broker_large_messages_also_read:
-            raise ImproperlyConfigured("broker_large_messages_also_read needs broker_large_messages")
+        for name in ("broker_large_messages_over", "broker_large_messages_also_read"):
+            if getattr(conf, name):
+                raise ImproperlyConfigured(f"{name} needs broker_large_messages, the place to keep them")
         return None
     places = [conf.broker_large_messages, *conf.broker_large_messages_also_read]
     return ClaimCheck(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import time
@@ -130,6 +131,21 @@ def test_a_worker_without_its_services_still_stops_in_time(lines: Lines) -> None
     lines.broker.mend()
     lines.store.mend()
     assert lines.app.broker.depth(lines.scene.queue).total == 1, "it is still there, for the next worker"
+
+
+@pytest.mark.slow
+def test_a_table_that_vanished_is_named_and_work_goes_on_once_it_is_there(lines: Lines) -> None:
+    table: Any = lines.app.backend
+    with lines.scene.worker("-P", "threads", "-c", "2") as worker:
+        assert lines.send("work", 0).get(timeout=WAIT) == 0
+        table.delete_table()
+        result = lines.send("work", 1)
+        named = f"ERROR.*storing the result of worker_app.work.{result.id}.*{lines.scene.queue}.*create it"
+        eventually("it is named", lambda: re.search(named, worker.text), timeout=20.0)
+        table.create_table()
+        assert result.get(timeout=WAIT) == 1
+        assert worker.stop() == 0, worker.text[-3000:]
+    assert len(lines.scene.runs("start", result.id)) == 1
 
 
 def test_a_locked_file_delays_work_and_loses_nothing(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def test_the_smallest_large_message_of_another_language(bench: Bench) -> None:
 def test_an_app_without_a_place_buries_and_names_the_setting(bench: Bench) -> None:
     bench.keep.delay(BIG)
     [delivery] = bench.receive()
-    other = Bench(broker_large_messages=None)
+    other = Bench(broker_large_messages=None, broker_large_messages_over=None)
     verdict = other.lifecycle.run(delivery, NoWatch())
     assert isinstance(verdict, Bury)
     assert verdict.reason == "payload_refused"
@@ -504,8 +504,13 @@ def test_a_place_one_moves_away_from_is_still_read(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="not in tiers"):
         _ = Bench(broker_large_messages="memory://+s3://bucket")
+    nowhere: dict[str, Any] = {"broker_large_messages": None, "broker_large_messages_over": None}
     with pytest.raises(ImproperlyConfigured, match="also_read needs broker_large_messages"):
-        _ = Bench(broker_large_messages=None, broker_large_messages_also_read=["s3://b"])
+        _ = Bench(**nowhere, broker_large_messages_also_read=["s3://b"])
+    with pytest.raises(ImproperlyConfigured, match="over needs broker_large_messages"):
+        _ = Bench(broker_large_messages=None)
+    with pytest.raises(ImproperlyConfigured, match="at least 1"):
+        _ = Bench(broker_large_messages_over=0)
 
 
 def test_calls_made_here_and_now_need_no_place(bench: Bench) -> None:

@@ -30,6 +30,7 @@ from cloudq.cli import (
     queues,
     revoke,
     schedule,
+    top,
     worker,
 )
 from cloudq.cli.common import one_line_errors
@@ -69,6 +70,7 @@ cli.command("revoke")(revoke.revoke)
 cli.command("status")(inspect.status)
 cli.command("events")(events.events)
 cli.command("history")(history.history)
+cli.command("top")(top.top)
 cli.add_typer(inspect.inspect, name="inspect")
 cli.add_typer(inspect.control, name="control")
 cli.add_typer(queues.commands, name="queues")

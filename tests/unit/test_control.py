@@ -294,8 +294,7 @@ def test_two_of_one_name_are_told_of(live: CloudQ, caplog: pytest.LogCaptureFixt
 
 
 def test_no_key_is_shown_by_inspect_conf() -> None:
-    from cloudq.settings import NAMES
-    from cloudq.worker.commands import _SECRET
+    from cloudq.settings import NAMES, SECRET
 
     keys = {name for name in NAMES if name.endswith(("_key", "_keys", "_secret", "_token", "_password"))}
-    assert keys <= set(_SECRET)
+    assert keys <= set(SECRET)

@@ -177,6 +177,7 @@ class Settings:
     worker_poll_patience: float = _setting(
         0.0, "How long a stopping worker with nothing else to do waits for its long polls.", "seconds"
     )
+    worker_autoscale: str | None = _setting(None, "`MAX,MIN` tasks at once, as messages wait: `10,3`.")
     worker_health_port: int | None = _setting(None, "Serve `/healthz` and `/readyz` here. 0: any free port.")
     worker_health_host: str = _setting("127.0.0.1", "Address for `worker_health_port`; `0.0.0.0` for all.")
     worker_health_timeout: float = _setting(60.0, "Without a good poll for this long: unhealthy.", "seconds")

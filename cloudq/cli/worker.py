@@ -13,8 +13,8 @@ import typer
 import cloudq
 from cloudq.beat.embedded import Embedded
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
-from cloudq.errors import OperationalError
-from cloudq.worker import logs
+from cloudq.errors import ImproperlyConfigured, OperationalError
+from cloudq.worker import autoscale, logs
 from cloudq.worker.companions import GOING, Companions
 from cloudq.worker.worker import Worker
 
@@ -87,6 +87,10 @@ def worker(
     events_log: Annotated[
         str | None, typer.Option(metavar="json|emf", help="Events as lines on stdout.")
     ] = None,
+    autoscale_: Annotated[
+        str | None,
+        typer.Option("--autoscale", metavar="MAX,MIN", help="Tasks at once: more while messages wait."),
+    ] = None,
     health_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Serve /healthz and /readyz on this port.")
     ] = None,
@@ -126,6 +130,7 @@ def worker(
             "worker_metrics_host": metrics_host,
             "worker_events_log": events_log,
             "monitoring": "tasks" if task_events and found.conf.monitoring in ("off", "workers") else None,
+            "worker_autoscale": autoscale_,
             "worker_health_port": health_port,
             "worker_health_host": health_host,
             "worker_watch_interruption": watch_interruption,
@@ -136,6 +141,10 @@ def worker(
         import os
 
         names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
+        if found.conf.worker_autoscale is not None:
+            if concurrency is not None:
+                raise ImproperlyConfigured("--autoscale sets the concurrency: leave --concurrency out")
+            concurrency = autoscale.parse(found.conf.worker_autoscale)[1]
         running = Worker(
             found,
             names,

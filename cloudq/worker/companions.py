@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloudq.worker import systemd
+from cloudq.worker import autoscale, systemd
+from cloudq.worker.autoscale import Autoscaler
 from cloudq.worker.condition import Condition
 from cloudq.worker.health import HealthServer
 from cloudq.worker.imds import Imds, on_ec2
@@ -28,6 +29,9 @@ class Companions:
             self._health = HealthServer(
                 self._how_it_is(), worker.conf.worker_health_host, worker.conf.worker_health_port
             )
+        self._autoscaler: Autoscaler | None = None
+        if worker.conf.worker_autoscale is not None:
+            self._autoscaler = Autoscaler(worker, *autoscale.parse(worker.conf.worker_autoscale))
         watch = worker.conf.worker_watch_interruption
         if watch or (watch is None and on_ec2()):
             self._interruption = Interruption(worker, Imds(), worker.app.clock, insist=bool(watch))
@@ -42,6 +46,8 @@ class Companions:
 
     def close(self) -> None:
         """After the worker has stopped."""
+        if self._autoscaler is not None:
+            self._autoscaler.close()
         if self._interruption is not None:
             self._interruption.close()
         if self._systemd is not None:

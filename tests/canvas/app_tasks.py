@@ -90,4 +90,33 @@ def declare(app: CloudQ) -> dict[str, Any]:
             self.add_to_chord(ident.s(100 * x + n))
         return x
 
+    @app.task(name="stubborn", bind=True, max_retries=2)
+    def stubborn(self: Any) -> Any:
+        raise self.retry(exc=Oops("failed with", "retries"), countdown=0)
+
+    @app.task(name="told")
+    def told(request: Any, exc: Any, traceback: Any, note: str = "") -> Any:
+        said = [type(exc).__name__, str(exc), request.task, "Oops" in (traceback or "")]
+        return [*said, note] if note else said
+
+    @app.task(name="kind")
+    def kind(request: Any, exc: Any, traceback: Any) -> Any:
+        return [type(exc).__name__, type(exc.__cause__).__name__]
+
+    @app.task(name="runs")
+    def runs(found: Any) -> Any:
+        return app.signature(found).apply().get()
+
+    @app.task(name="header", bind=True)
+    def header(self: Any, name: str) -> Any:
+        return self.request.headers.get(name)
+
+    @app.task(name="place", bind=True)
+    def place(self: Any) -> Any:
+        return [self.request.group_index, self.request.group is not None]
+
+    @app.task(name="later")
+    async def later(x: Any) -> Any:
+        return x
+
     return {name: app.tasks[name] for name in app.tasks}

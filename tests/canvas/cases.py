@@ -7,6 +7,7 @@ of further ids (callbacks, errbacks).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -310,3 +311,263 @@ case("add_to_chord of one", [1, 100], lambda t, u: chord([t.grows.s(1, 1)], t.id
 
 def _with_body(found: Any, body: Any) -> Any:
     return found.clone((), {"body": body})
+
+
+# --- callbacks and errbacks: their results stand under ids of their own
+case("link", 3, lambda t, u: t.add.s(1, 2).set(link=t.add.s(10).set(task_id=u("cb"))), cb=13)
+case(
+    "two links",
+    3,
+    lambda t, u: t.add.s(1, 2).set(
+        link=[t.add.s(10).set(task_id=u("one")), t.add.s(20).set(task_id=u("two"))]
+    ),
+    one=13,
+    two=23,
+)
+case("immutable link", 3, lambda t, u: t.add.s(1, 2).set(link=t.const.si(5).set(task_id=u("cb"))), cb=5)
+case(
+    "link of a link",
+    3,
+    lambda t, u: t.add.s(1, 2).set(link=t.add.s(10).set(link=t.add.s(100).set(task_id=u("cb")))),
+    cb=113,
+)
+case(
+    "link is a chain",
+    3,
+    lambda t, u: t.add.s(1, 2).set(link=t.add.s(1) | t.mul.s(10).set(task_id=u("cb"))),
+    cb=40,
+)
+case(
+    "link is a chord",
+    3,
+    lambda t, u: t.add.s(1, 2).set(link=chord([t.add.s(1), t.add.s(2)], t.total.s().set(task_id=u("cb")))),
+    cb=9,
+)
+case(
+    "link in a chain",
+    5,
+    lambda t, u: t.add.s(1, 2).set(link=t.add.s(10).set(task_id=u("cb"))) | t.add.s(2),
+    cb=13,
+)
+case(
+    "link of a header's member",
+    3,
+    lambda t, u: chord([t.ident.s(1).set(link=t.add.s(10).set(task_id=u("cb"))), t.ident.s(2)], t.total.s()),
+    cb=11,
+)
+case(
+    "link of a body",
+    3,
+    lambda t, u: chord([t.ident.s(1), t.ident.s(2)], t.total.s().set(link=t.add.s(10).set(task_id=u("cb")))),
+    cb=13,
+)
+case(
+    "link of a chord",
+    3,
+    lambda t, u: _with(
+        chord([t.ident.s(1), t.ident.s(2)], t.total.s()), link=t.add.s(10).set(task_id=u("cb"))
+    ),
+    cb=13,
+)
+case(
+    "link of a chain",
+    3,
+    lambda t, u: _with(t.ident.s(1) | t.add.s(2), link=t.add.s(10).set(task_id=u("cb"))),
+    cb=13,
+)
+case(
+    "a link after a failure does not run",
+    OOPS,
+    lambda t, u: t.fail.s().set(link=t.const.si().set(task_id=u("x"))),
+)
+case("errback", OOPS, lambda t, u: t.fail.s().on_error(t.const.si("told").set(task_id=u("eb"))), eb="told")
+case(
+    "errback with three parameters",
+    OOPS,
+    lambda t, u: t.fail.s("why").on_error(t.told.s().set(task_id=u("eb"))),
+    eb=["Oops", "('failed with', 'why')", "fail", True],
+)
+case(
+    "errback with three parameters and its own",
+    OOPS,
+    lambda t, u: t.fail.s("why").on_error(t.told.s(note="own").set(task_id=u("eb"))),
+    eb=["Oops", "('failed with', 'why')", "fail", True, "own"],
+)
+case(
+    "errback of a chain, at its first",
+    OOPS,
+    lambda t, u: _with(chain(t.fail.s(), t.ident.s()), link_error=t.const.si("told").set(task_id=u("eb"))),
+    eb="told",
+)
+case(
+    "errback of a chain, at its end",
+    OOPS,
+    lambda t, u: _with(chain(t.ident.s(1), t.fail.s()), link_error=t.const.si("told").set(task_id=u("eb"))),
+    eb="told",
+)
+case(
+    "errback of a body",
+    CHORD,
+    lambda t, u: chord([t.fail.s()], t.total.s().on_error(t.const.si("told").set(task_id=u("eb")))),
+    eb="told",
+)
+case(
+    "errback of a chord",
+    CHORD,
+    lambda t, u: chord([t.fail.s()], t.total.s()).on_error(t.const.si("told").set(task_id=u("eb"))),
+    eb="told",
+)
+case(
+    "errback of a body's chain",
+    CHORD,
+    lambda t, u: chord([t.fail.s()], t.total.s() | t.add.s(1)).on_error(
+        t.const.si("told").set(task_id=u("eb"))
+    ),
+    eb="told",
+)
+case(
+    "errback of a chord that knows the error",
+    CHORD,
+    lambda t, u: chord([t.fail.s()], t.total.s().on_error(t.kind.s().set(task_id=u("eb")))),
+    eb=["ChordError", "Oops"],
+)
+case(
+    "errback is a chain",
+    OOPS,
+    lambda t, u: t.fail.s().on_error(t.const.si(1) | t.add.s(1).set(task_id=u("eb"))),
+    eb=2,
+)
+case(
+    "errback after retries",
+    OOPS,
+    lambda t, u: t.stubborn.s().on_error(t.const.si("told").set(task_id=u("eb"))),
+    eb="told",
+)
+case(
+    "errback of a replaced task",
+    OOPS,
+    lambda t, u: t.becomes_failing.s().on_error(t.const.si("told").set(task_id=u("eb"))),
+    eb="told",
+)
+case(
+    "link of a replaced task",
+    3,
+    lambda t, u: t.becomes.s(1, 2).set(link=t.add.s(10).set(task_id=u("cb"))),
+    cb=13,
+)
+case(
+    "ids that were chosen in a chain",
+    6,
+    lambda t, u: t.add.s(1, 2).set(task_id=u("first")) | t.add.s(3),
+    first=3,
+)
+case("an id for a whole chain", 6, lambda t, u: _with(t.add.s(1, 2) | t.add.s(3), task_id=u("all")), all=6)
+case(
+    "an id for a chord",
+    3,
+    lambda t, u: _with(chord([t.ident.s(1), t.ident.s(2)], t.total.s()), task_id=u("all")),
+    all=3,
+)
+case(
+    "an id for a body",
+    3,
+    lambda t, u: chord([t.ident.s(1), t.ident.s(2)], t.total.s().set(task_id=u("b"))),
+    b=3,
+)
+
+# --- partial arguments, JSON, and other shapes
+case("partial chain", 16, lambda t, u: chain(t.add.s(1), t.add.s(5)).clone((10,)))
+case("partial group", [11, 12], lambda t, u: group(t.add.s(1), t.add.s(2)).clone((10,)))
+case("partial chord", 23, lambda t, u: chord([t.add.s(1), t.add.s(2)], t.total.s()).clone((10,)))
+case("keywords of a group", [[1, 7], [2, 7]], lambda t, u: group(t.kw.s(1), t.kw.s(2)).clone((), {"y": 7}))
+case("keywords of a chain", [[1, 7]], lambda t, u: (t.kw.s(1) | t.collect.s()).clone((), {"y": 7}))
+case(
+    "through JSON",
+    7,
+    lambda t, u: _json(t, t.ident.s(1) | group(t.add.s(1), t.add.s(2)) | t.total.s() | t.add.s(2)),
+)
+case(
+    "a chord through JSON",
+    13,
+    lambda t, u: _json(t, chord([t.ident.s(1), t.ident.s(2)], t.total.s() | t.add.s(10))),
+)
+case("chunks through JSON", [[0, 2], [4]], lambda t, u: _json(t, t.add.chunks([[i, i] for i in range(3)], 2)))
+case("map through JSON", [1, 2], lambda t, u: _json(t, t.ident.map([1, 2])))
+case("by name", 6, lambda t, u: t.app.signature("add", (1, 2)) | t.app.signature("add", (3,)))
+case("a signature is a value too", 3, lambda t, u: t.runs.s(t.add.s(1, 2)))
+case(
+    "chain of a chord and a chain",
+    14,
+    lambda t, u: chain(chord([t.ident.s(1), t.ident.s(2)], t.total.s()), chain(t.add.s(1), t.add.s(10))),
+)
+case(
+    "chord of chords of chains",
+    [[2, 4], [6]],
+    lambda t, u: chord(
+        [
+            chord([t.add.s(0, 1) | t.add.s(1), t.add.s(2, 2)], t.ident.s()),
+            chord([t.add.s(3, 3)], t.ident.s()),
+        ],
+        t.ident.s(),
+    ),
+)
+case(
+    "header of groups of one",
+    [1, 2],
+    lambda t, u: chord([group([t.ident.s(1)]), group([t.ident.s(2)])], t.ident.s()),
+)
+case(
+    "chain, group, chain, group",
+    [14, 24],
+    lambda t, u: chain(
+        t.ident.s(1), group(t.add.s(1), t.add.s(1)), t.total.s(), group(t.add.s(10), t.add.s(20))
+    ),
+)
+case(
+    "group | group | group",
+    [[3, [1, 2]], [3, [1, 2]]],
+    lambda t, u: (
+        group(t.ident.s(1), t.ident.s(2)) | group(t.total.s(), t.ident.s()) | group(t.ident.s(), t.ident.s())
+    ),
+)
+case(
+    "group, group, task",
+    6,
+    lambda t, u: chain(group(t.ident.s(1), t.ident.s(2)), group(t.total.s(), t.total.s()), t.total.s()),
+)
+case("body with keywords", [[1], 9], lambda t, u: chord([t.ident.s(1)], t.kw.s(y=9)))
+case("options on a group", [1, 2], lambda t, u: _with(group(t.ident.s(1), t.ident.s(2)), headers={"x": 1}))
+case(
+    "headers stay with their call",
+    ["one", None],
+    lambda t, u: group(t.header.s("h").set(headers={"h": "one"}), t.header.s("h")),
+)
+case("where one is in a group", [[0, True], [1, True]], lambda t, u: group(t.place.s(), t.place.s()))
+case(
+    "where one is in a header",
+    [[0, True], [1, True], [2, True]],
+    lambda t, u: chord([t.place.s(), t.place.s(), t.ident.s(1) | t.place.si()], t.ident.s()),
+)
+case("in no group", [None, False], lambda t, u: t.place.s())
+case(
+    "async tasks", 2, lambda t, u: t.later.s(1) | group(t.later.s(), t.later.s()) | t.total.s() | t.later.s()
+)
+case("async tasks mapped", [1, 2], lambda t, u: t.later.map([1, 2]))
+case(
+    "unicode and numbers",
+    ["ä€𝄞", 1.5, -3],
+    lambda t, u: chord([t.ident.s("ä€𝄞"), t.ident.s(1.5), t.ident.s(-3)], t.ident.s()),
+)
+case(
+    "empty strings and zeros",
+    ["", 0, False, None, []],
+    lambda t, u: chord([t.ident.s(each) for each in ("", 0, False, None, [])], t.ident.s()),
+)
+
+
+def _with(made: Any, **options: Any) -> Any:
+    return made.clone((), None, **options)
+
+
+def _json(t: SimpleNamespace, made: Any) -> Any:
+    return t.app.signature(json.loads(json.dumps(made)))

@@ -48,6 +48,8 @@ class Request:
     #: Results of the tasks that this run has sent: AsyncResult objects.
     children: list[Any] = field(default_factory=list)
 
+    #: Names of the durable steps that this run has come by.
+    steps: set[str] = field(default_factory=set)
     #: Signatures that the run adds to the header it is a member of.
     added: list[Any] = field(default_factory=list)
 

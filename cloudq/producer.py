@@ -232,6 +232,10 @@ class Producer:
             )
         return delay
 
+    def text_of(self, envelope: Envelope, queue: str) -> str:
+        """The message as it would be sent, but for a claim check. Raises SerializationError."""
+        return self._codec.encode(envelope, queue)
+
     def resend(
         self,
         envelope: Envelope,

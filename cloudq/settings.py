@@ -111,6 +111,11 @@ class Settings:
     task_acks_late: bool = _setting(
         True, "Delete the message after the task has been settled; False: before it runs (at most once)."
     )
+    task_remember_workflows: bool = _setting(
+        True,
+        "Write what a workflow looks like to the backend when it is sent (one document): for `cloudq result --tree`, "
+        "`revoke(tree=True)` and `cloudq retry`.",
+    )
     task_reject_on_worker_lost: bool = _setting(
         True,
         "A task whose process died is delivered again, up to the queue's redrive limit; False: it fails at once.",

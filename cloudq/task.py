@@ -396,6 +396,34 @@ class Task(Generic[P, R]):
         request.added.append(sig)
         return sig if lazy else self._sender.handle(sig.options["task_id"])
 
+    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Do ``function(*args, **kwargs)`` once in the life of this task, whatever happens to its runs.
+
+        Its value is recorded in the results store; when the task runs again, after a crash or for a
+        retry, the recorded value is given and the function not called. Names are this run's own, each
+        used once. A crash between the function's return and the record makes it run again. Called
+        directly, outside of a run, it simply calls the function.
+        """
+        request = self.request
+        if request.called_directly:
+            return function(*args, **kwargs)
+
+        def make() -> Any:
+            value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                from cloudq import aio
+
+                return aio.run(value)
+            return value
+
+        return self._sender.run_step(request, name, make)
+
+    async def astep(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Asyncio twin of ``step``, for ``async def`` tasks; ``function`` may be either kind."""
+        from cloudq import aio
+
+        return await aio.to_thread(lambda: self.step(name, function, *args, **kwargs))
+
     def update_state(self, task_id: str | None = None, state: str = "PROGRESS", meta: Any = None) -> None:
         """Record a custom state with ``meta`` (any value that can be serialized) for whoever polls."""
         request = self.request

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from cloudq.context import Request
 from cloudq.results.handle import AsyncResult, EagerResult
 
 
@@ -55,6 +56,10 @@ class Sender(Protocol):
 
     def apply_canvas(self, signature: Mapping[str, Any]) -> Any:
         """Run a chain, group or chord here and now, through the same lifecycle as a worker."""
+        ...
+
+    def run_step(self, request: Request, name: str, make: Callable[[], Any]) -> Any:
+        """A durable step of the running task."""
         ...
 
     def frozen_result(self, signature: Any) -> Any:

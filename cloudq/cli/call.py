@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,14 @@ from cloudq.cli.common import (
 )
 from cloudq.errors import TimeoutError
 from cloudq.results.handle import AsyncResult
+
+
+class Drawing(StrEnum):
+    """How a workflow is drawn."""
+
+    text = "text"
+    dot = "dot"
+    mermaid = "mermaid"
 
 
 def call(
@@ -76,6 +85,8 @@ def result(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until it has ended.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of a failure.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Draw the workflow it ends, or is part of.")] = False,
+    format: Annotated[Drawing, typer.Option("--format", help="How --tree draws it.")] = Drawing.text,
     forget: Annotated[bool, typer.Option("--forget", help="Delete the record.")] = False,
     as_json: JsonOption = False,
     result_backend: BackendOption = None,
@@ -87,8 +98,31 @@ def result(
         if forget:
             handle.forget()
             return
+        if tree:
+            drawn = getattr(found.tree(id), format.value)()
+            out.print(drawn, markup=False, highlight=False, soft_wrap=True)
+            return
         code = _show(handle, timeout if wait else 0.0, as_json, traceback)
     raise typer.Exit(code)
+
+
+def retry(
+    id: Annotated[
+        str, typer.Argument(metavar="WORKFLOW_ID", help="The id of its result, or of a task in it.")
+    ],
+    app: AppOption = None,
+    as_json: JsonOption = False,
+    broker: BrokerOption = None,
+    result_backend: BackendOption = None,
+) -> None:
+    """Try a failed workflow again, from the tasks that failed; what has succeeded is not run again."""
+    with one_line_errors():
+        sent = find_app(app, broker, result_backend).retry_workflow(id)
+    if as_json:
+        print_json({"retried": [each.id for each in sent]})
+        return
+    for each in sent:
+        out.print(f"{each.id}: sent again", markup=False, soft_wrap=True)
 
 
 def _show(handle: AsyncResult[Any], timeout: float | None, as_json: bool, traceback: bool) -> int:

@@ -66,6 +66,7 @@ def root(
 cli.command("worker")(worker.worker)
 cli.command("call")(call.call)
 cli.command("result")(call.result)
+cli.command("retry")(call.retry)
 cli.command("revoke")(revoke.revoke)
 cli.command("status")(inspect.status)
 cli.command("events")(events.events)

@@ -23,6 +23,9 @@ def revoke(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Task ids.")] = None,
     app: AppOption = None,
     terminate: Annotated[bool, typer.Option("--terminate", "-T", help="Stop it if it runs already.")] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="With the whole workflow that each ends, or is part of.")
+    ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,7 +40,10 @@ def revoke(
         headers = _headers(header or [])
         if not ids and not headers:
             raise typer.BadParameter("which tasks? Give ids, or --header NAME=VALUE")
-        control = find_app(app, None, result_backend).control
+        app_found = find_app(app, None, result_backend)
+        control = app_found.control
+        if tree:
+            ids = [inner for each in ids or () for inner in app_found.unfinished(each)]
         found = control.revoke(ids, terminate=terminate) if ids else {}
         if headers:
             control.revoke_by_stamped_headers(headers, terminate=terminate)

@@ -165,6 +165,23 @@ class Join:
         )
         return True
 
+    def reopen(self, index: int) -> None:
+        """Member ``index`` is to arrive again, and the follow-up to be sent again. Repeatable.
+
+        For a person's second try; whoever calls it sees to it that nobody else does meanwhile.
+        Raises ValueError while the size is not known.
+        """
+        size = self._known_size()
+        if size is None:
+            raise ValueError(f"join {self.id!r}: close() it first, its size is not known")
+        place = index
+        for level in range(_levels(size, self._fanout)):
+            key = self._marker(level, place)
+            cas.patiently(lambda key=key: self._store.delete(key), clock=self._clock, rand=self._rand)  # type: ignore[misc]
+            place //= self._fanout
+        key = f"{self._root}/fired"
+        cas.patiently(lambda: self._store.delete(key), clock=self._clock, rand=self._rand)
+
     def arrived(self, shard: int) -> list[int]:
         """The members of one shard (``index // fanout``) that have arrived, in order: for people."""
         return sorted(self._names(0, shard))

@@ -333,6 +333,10 @@ class GroupResult(ResultSet[R]):
         """This id, then those of its parents."""
         return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
 
+    def graph(self) -> Any:
+        """The workflow that ends in this group, or that it is part of; see ``AsyncResult.graph``."""
+        return self._need_source().tree(self.id)
+
     @property
     def _results(self) -> Results:
         return self._need_source()

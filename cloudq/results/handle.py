@@ -42,6 +42,14 @@ class Results(Protocol):
     def control(self) -> Revoker: ...
     def need_store(self) -> ResultStore: ...
     def handle(self, task_id: str) -> AsyncResult[Any]: ...
+    def tree(self, task_id: str) -> Any:
+        """A workflow with its states."""
+        ...
+
+    def unfinished(self, task_id: str) -> list[str]:
+        """The ids of a workflow's tasks that have not ended."""
+        ...
+
     def node(self, plain: Any) -> Any:
         """The result that ``as_tuple`` was called on: one task's, or a group's."""
         ...
@@ -169,15 +177,26 @@ class AsyncResult(Generic[R]):
 
         await aio.to_thread(self.forget)
 
-    def revoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
-        """Have it not run; ``terminate``: stop it if it runs. See ``app.control.revoke``."""
-        self._results.control.revoke(self.id, terminate=terminate, signal=signal)
+    def revoke(self, terminate: bool = False, signal: str = "SIGTERM", tree: bool = False) -> None:
+        """Have it not run; ``terminate``: stop it if it runs. See ``app.control.revoke``.
 
-    async def arevoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        With ``tree`` the whole workflow that it is the end of, or part of: what has not begun never will.
+        """
+        wanted = self._results.unfinished(self.id) if tree else self.id
+        self._results.control.revoke(wanted, terminate=terminate, signal=signal)
+
+    async def arevoke(self, terminate: bool = False, signal: str = "SIGTERM", tree: bool = False) -> None:
         """Asyncio twin of ``revoke``."""
         from cloudq import aio
 
-        await aio.to_thread(self.revoke, terminate, signal)
+        await aio.to_thread(self.revoke, terminate, signal, tree)
+
+    def graph(self) -> Any:
+        """The workflow that this is the end of, or part of, with the states of its tasks now.
+
+        ``str()`` draws it as text, ``.dot()`` for Graphviz, ``.mermaid()`` for Markdown.
+        """
+        return self._results.tree(self.id)
 
     # --- waiting ----------------------------------------------------------------------------
 
@@ -391,7 +410,7 @@ class EagerResult(AsyncResult[R]):
     def forget(self) -> None:
         """Nothing is stored: the record stays with this object."""
 
-    def revoke(self, terminate: bool = False, signal: str = "SIGTERM") -> None:
+    def revoke(self, terminate: bool = False, signal: str = "SIGTERM", tree: bool = False) -> None:
         """It has ended: nothing is left to revoke."""
 
 

@@ -132,6 +132,10 @@ class ResultStore:
         """Read such a document. Raises CorruptRecord naming ``where``."""
         return documents.load(data, self._unpack, where)
 
+    def rewrite(self, record: Record) -> None:
+        """Write a record over whatever is there, even a final one: a person wants it to happen again."""
+        self.backend.write(task_key(record.id), self.document(record), expires_at=self._expires_at())
+
     def forget(self, task_id: str) -> None:
         """Delete the record."""
         self.backend.delete(task_key(task_id))

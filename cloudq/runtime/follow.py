@@ -13,7 +13,7 @@ from cloudq import ids, states
 from cloudq.canvas.freeze import Place, child_of, freeze, frozen_members
 from cloudq.canvas.plan import Flow, Step, as_one, flow_of, give_errback, is_group, replacement, steps_of
 from cloudq.context import Request
-from cloudq.errors import TaskError
+from cloudq.errors import SerializationError, TaskError
 from cloudq.message import Envelope, GroupRef
 from cloudq.producer import Outgoing
 from cloudq.results import failure
@@ -21,12 +21,15 @@ from cloudq.results.push import REPLY_TO
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.serializers import tagged
+from cloudq.workflows.again import CALL
 from cloudq.workflows.launch import Launcher, Setting, joined_of, put
 from cloudq.workflows.members import ADDED, CAUSE, MORE
 from cloudq.workflows.shelf import is_rest
 from cloudq.workflows.words import AGAIN, ARRIVE, ERRBACK, REPLACED
 
 _SHORT = 2_000
+#: Characters of a failed task's message that its record keeps.
+_KEPT = 64 * 1024
 
 
 class Follower:
@@ -132,6 +135,17 @@ class Follower:
             put(steps, inner, n + 1, size, then)
             self._launcher.send(self._launcher.calls(steps, setting))
         return GroupRef(inner, 0, size), then
+
+    def kept(self, envelope: Envelope, queue: str, state: str) -> dict[str, Any]:
+        """What a failed task's record keeps, so that its workflow can be tried again from there."""
+        part = envelope.chain or envelope.group is not None or envelope.root_id not in (None, envelope.id)
+        if not part or state not in states.PROPAGATE_STATES:
+            return {}
+        try:
+            text = self._launcher.text_of(envelope, queue)
+        except SerializationError:  # it came in another serializer: it cannot be tried again
+            return {}
+        return {CALL: {"queue": queue, "message": text}} if len(text) <= _KEPT else {}
 
     # --- failure ------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from cloudq.producer import Producer
 from cloudq.registry import Registry
 from cloudq.results.group import GroupResult, result_from_tuple
 from cloudq.results.handle import AsyncResult, EagerResult, Results
+from cloudq.results.membership import Membership
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.admission import Admission
@@ -67,6 +68,7 @@ class Ended:
         self._app = app
         self._handles: list[EagerResult[Any]] = []
         self.records: dict[str, Record] = {}
+        self._groups: dict[str, Membership] = {}
 
     def handle(self, task_id: str) -> AsyncResult[Any]:
         """The result of that id; it has its record once the run is over."""
@@ -74,9 +76,10 @@ class Ended:
         self._handles.append(found)
         return found
 
-    def over(self, records: Mapping[str, Record]) -> None:
+    def over(self, records: Mapping[str, Record], groups: Iterable[Membership]) -> None:
         """Nothing runs any more: this is how all of it ended."""
         self.records.update(records)
+        self._groups.update((each.id, each) for each in groups)
         for each in self._handles:
             each._record = self._record(each.id)
         self._handles.clear()
@@ -87,6 +90,17 @@ class Ended:
 
     def read(self, task_id: str) -> Record | None:
         return self.records.get(task_id) or self._app.read(task_id)
+
+    def read_many(self, task_ids: Iterable[str]) -> dict[str, Record]:
+        return {each: self.records[each] for each in task_ids if each in self.records}
+
+    def read_group(self, group_id: str) -> Membership | None:
+        return self._groups.get(group_id)
+
+    def tree(self, task_id: str) -> Any:
+        from cloudq.workflows.tree import tree_of
+
+        return tree_of(self, task_id)
 
     def node(self, plain: Any) -> Any:
         return result_from_tuple(plain, self)
@@ -161,7 +175,9 @@ class Inline:
     def _finish(self, wanted: Iterable[str]) -> None:
         buried = self._drain()
         ids = [unquote(key.removeprefix("task/")) for key in self.store.backend.keys("task/")]
-        self.ended.over(self.store.read_many(ids))
+        keys = [unquote(key.removeprefix("group/")) for key in self.store.backend.keys("group/")]
+        groups = (self.store.read_group(each) for each in keys)
+        self.ended.over(self.store.read_many(ids), [each for each in groups if each is not None])
         if buried and any(each not in self.ended.records for each in wanted):
             raise MessageError("; ".join(buried.values()))
 

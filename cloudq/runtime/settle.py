@@ -439,7 +439,10 @@ class Settler:
             parent_id=envelope.parent_id,
             group_id=envelope.group.id if envelope.group else None,
             children=tuple(children),
-            extra=self._follower.added(request),
+            extra={
+                **self._follower.added(request),
+                **self._follower.kept(envelope, ready.delivery.queue, outcome.state),
+            },
             **more,
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cloudq.context import current
+from cloudq.context import Request, current
 from cloudq.task import Task
 
 if TYPE_CHECKING:
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from cloudq.opened import Opened
     from cloudq.producer import Producer
     from cloudq.registry import Registry
-    from cloudq.results.handle import EagerResult, Results
+    from cloudq.results.handle import AsyncResult, EagerResult, Results
     from cloudq.results.store import ResultStore
     from cloudq.settings import Conf
     from cloudq.workflows.launch import Launcher
+    from cloudq.workflows.tree import Tree
 
 
 class Workflows:
@@ -68,6 +69,39 @@ class Workflows:
             from cloudq.workflows.check import Check
 
             Check(self.conf, self.tasks.missing).links(options)
+
+    def tree(self, task_id: str) -> Tree:
+        """The workflow of that id (of its result, or of a task in it) with its states, to be drawn."""
+        from cloudq.workflows.tree import tree_of
+
+        app: Any = self
+        return tree_of(app.need_store(), task_id)
+
+    def unfinished(self, task_id: str) -> list[str]:
+        """The ids of a workflow's tasks that have not ended."""
+        from cloudq.workflows.tree import unfinished
+
+        app: Any = self
+        return unfinished(app.need_store(), task_id)
+
+    def retry_workflow(self, workflow_id: str) -> list[AsyncResult[Any]]:
+        """Try a workflow again from the tasks that failed; their results.
+
+        ``workflow_id`` is the id of its result, or of a task in it. Raises CloudQError when nothing has
+        failed. What had succeeded is not run again.
+        """
+        from cloudq.workflows.again import Again
+
+        app: Any = self
+        again = Again(app.need_store(), app.codec, self.launcher, self.clock)
+        return [app.handle(each) for each in again.retry(workflow_id)]
+
+    def run_step(self, request: Request, name: str, make: Callable[[], Any]) -> Any:
+        """A durable step: ``make()`` once, and its recorded value ever after."""
+        from cloudq.workflows.steps import step
+
+        app: Any = self
+        return step(app.store, app.codec, self.clock, request, name, make)
 
     @property
     def launcher(self) -> Launcher:

@@ -18,7 +18,7 @@ from cloudq.clock import Clock
 from cloudq.context import current
 from cloudq.coordination.join import Join
 from cloudq.errors import ImproperlyConfigured, SendError
-from cloudq.message import GroupRef
+from cloudq.message import Envelope, GroupRef
 from cloudq.producer import Outgoing, Producer
 from cloudq.registry import Registry
 from cloudq.results.group import GroupResult
@@ -27,6 +27,7 @@ from cloudq.results.store import ResultStore
 from cloudq.settings import Conf
 from cloudq.workflows import members as membership
 from cloudq.workflows.check import Check
+from cloudq.workflows.shape import remember, shape_of
 from cloudq.workflows.shelf import Shelf
 from cloudq.workflows.words import ERRBACK, JOINED
 
@@ -81,6 +82,7 @@ class Launcher:
         if is_group(steps[0]) and is_lazy(steps[0]["kwargs"]["tasks"]):
             return self._stream(steps, setting, source)
         node = result_of(steps, source)
+        self._remember(steps, shape_of(steps))
         self.send(self.calls([steps[0], *self.shelf.rest(steps[1:])], setting))
         return node
 
@@ -92,6 +94,14 @@ class Launcher:
             seed = str(seed or ids.new_id())
             freeze(steps, seed, last_id=seed, stream=True)
         return steps
+
+    def _remember(self, steps: Flow, shape: list[Any]) -> None:
+        if self._store is None or not self._conf.task_remember_workflows:
+            return
+        if len(shape) == 1 and isinstance(shape[0], list):
+            return  # one call: its record says everything
+        began, ends = steps[0]["options"]["task_id"], steps[-1]["options"]["task_id"]
+        remember(self._store, began, ends, shape)
 
     def frozen_result(self, found: Mapping[str, Any], source: Results) -> Node | None:
         """The result that a frozen signature will have."""
@@ -173,6 +183,7 @@ class Launcher:
             freeze([step], group_id, last_id=group_id)
             self._check.members(begun)
             all_known = result_of(steps, source)
+            self._remember(steps, shape_of(steps))
             self.send(self.calls([step, *self.shelf.rest(rest)], setting))
             return all_known
         step["kwargs"] = {"tasks": itertools.chain(begun, tasks)}
@@ -181,6 +192,7 @@ class Launcher:
             rest_sent = self.shelf.rest(rest)
             chord = self.shelf.then(group_id, {**continuation(rest_sent, None), "open": True})
         results: list[Node] = []
+        names: set[str] = set()
         chosen: dict[str, str] = {}
         count = 0
         members = frozen_members(step, Place(group_id))
@@ -189,11 +201,14 @@ class Launcher:
             self._check.members(flow_head for flow in flows for flow_head in flow)
             chosen.update(chosen_ids(flows, group_id, count))
             count += sum(outcomes_of(flow[-1]) for flow in flows)
+            names.update(flow[0]["task"] for flow in flows)
             for flow, index in chunk:
                 results.append(result_of(flow, source))
                 put(flow, group_id, index, None, chord)
             self.send(call for flow in flows for call in self.calls(flow, setting))
         node: Node = GroupResult(group_id, results, None, source)
+        alike = {"id": group_id, "size": count, "task": " or ".join(sorted(names)[:3])}
+        self._remember(steps, [alike, *shape_of(rest)])
         if rest:
             self._close(group_id, count, chosen, rest_sent, setting)
             node = result_of(rest, source, node)
@@ -216,7 +231,16 @@ class Launcher:
             raise ImproperlyConfigured("a chord needs a results store (result_backend is disabled://)")
         return Join(self._store.backend, membership.quoted(group_id), size, self._clock)
 
-    def _unshelved(self, chord: Mapping[str, Any]) -> Flow:
+    def resend(self, envelope: Envelope, queue: str) -> Outgoing:
+        """A call that was sent before."""
+        return self._producer.resend(envelope, queue, None)
+
+    def text_of(self, envelope: Envelope, queue: str) -> str:
+        """A call's message. Raises SerializationError."""
+        return self._producer.text_of(envelope, queue)
+
+    def unshelved(self, chord: Mapping[str, Any]) -> Flow:
+        """The steps that follow a group."""
         steps = self.shelf.fetch(flow_of(chord))
         return flow_of(steps[0]) if len(steps) == 1 else steps
 
@@ -224,7 +248,7 @@ class Launcher:
         """Send what follows a group that is complete."""
         self.send(
             self.calls(
-                self._unshelved(chord), replace(setting, parent_id=joined["id"], first=(), joined=joined)
+                self.unshelved(chord), replace(setting, parent_id=joined["id"], first=(), joined=joined)
             )
         )
 

@@ -32,8 +32,7 @@ def aws_scene(folder: Path, url: str, unique: str) -> Iterator[Scene]:
     """A queue with dead letters, and a table."""
     broker_url = f"sqs://?region=us-east-1&endpoint_url={url}"
     broker: Any = open_broker(broker_url)
-    broker.create(QueueSpec(f"{unique}-dlq"))
-    broker.create(QueueSpec(unique, dead_letter=f"{unique}-dlq", max_receive_count=5))
+    broker.create_queue(QueueSpec(unique, max_receive_count=5))
     backend_url = f"dynamodb://{unique}?region=us-east-1&endpoint_url={url}"
     table: Any = open_backend(backend_url)
     table.create_table()
@@ -79,10 +78,3 @@ def test_prefork_on_sqlite(tmp_path: Path) -> None:
 def test_on_sqs_and_dynamodb(pool: str, tmp_path: Path, ministack_url: str, unique: str) -> None:
     with aws_scene(tmp_path, ministack_url, unique) as scene:
         all_cases_agree(scene, pool)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_on_another_emulator(tmp_path: Path, moto_url: str, unique: str) -> None:
-    with aws_scene(tmp_path, moto_url, unique) as scene:
-        all_cases_agree(scene, "threads")

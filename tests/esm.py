@@ -56,12 +56,14 @@ class Mapping:
         self.handler = handler
         self.queues = queues or (app.conf.task_default_queue,)
         self.answers: list[Any] = []
+        self.held: list[Delivery] = []
 
     def once(self, seconds: float = 900.0, limit: int = 10) -> list[str]:
         """One invocation with what is there; returns the ids that were reported."""
         found = [each for queue in self.queues for each in self.app.broker.receive(queue, limit, 0.0, 60.0)]
         if not found:
             return []
+        self.held = found
         event = json.loads(json.dumps({"Records": [record(each) for each in found]}))
         answer = self.handler(event, Context(seconds))
         self.answers.append(answer)

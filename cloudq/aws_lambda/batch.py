@@ -37,20 +37,28 @@ class Batch:
     def run(self) -> list[Job]:
         """Run all; returns those that did not end in time."""
         self._live.update(job.delivery.receipt for job in self.jobs)
-        lines = in_lines(self.jobs)
-        self._open = len(lines)
-        places = {False: self._pools.concurrency, True: self._pools.coroutines}
-        for line in lines:
-            places[line[0].on_loop] -= 1
-            line[0].first = places[line[0].on_loop] >= 0
-            self._next(line)
+        phases = in_phases(self.jobs)
+        for number, lines in enumerate(phases):
+            self._start(lines, first=number == 0)
+            with self._changed:
+                while self._open and (left := self._budget.answer_at - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                if self._open:
+                    break
         with self._changed:
-            while self._open and (left := self._budget.answer_at - time.monotonic()) > 0:
-                self._changed.wait(left)
             self._closed = True
             late = [job for job in self.jobs if job.ended is None]
         self._live.difference_update(job.delivery.receipt for job in self.jobs)
         return late
+
+    def _start(self, lines: list[deque[Job]], first: bool) -> None:
+        with self._changed:
+            self._open = len(lines)
+        places = {False: self._pools.concurrency, True: self._pools.coroutines}
+        for line in lines:
+            places[line[0].on_loop] -= 1
+            line[0].first = first and places[line[0].on_loop] >= 0
+            self._next(line)
 
     # --- lines --------------------------------------------------------------------------------
 
@@ -96,12 +104,11 @@ class Batch:
         self._next(line)
 
 
-def in_lines(jobs: list[Job]) -> list[deque[Job]]:
-    """What may run side by side; within a line, one after another.
+def in_phases(jobs: list[Job]) -> list[list[deque[Job]]]:
+    """What may run side by side, in phases that follow one another; within a line, one after another.
 
-    Messages that were received before come last, shuffled, and settled messages are then deleted at
-    once: one of these may be what killed the process last time, and must not take its neighbours
-    to the dead-letter queue with it.
+    First what comes for the first time, then what was received before, and at last, each by itself, what
+    was begun before and not concluded: one of these may be what killed the process.
     """
     lines: dict[tuple[str, ...], deque[Job]] = {}
     for job in jobs:
@@ -110,11 +117,17 @@ def in_lines(jobs: list[Job]) -> list[deque[Job]]:
         key = (delivery.queue, delivery.group_id or "") if ordered else (delivery.receipt,)
         lines.setdefault(key, deque()).append(job)
     fresh: list[deque[Job]] = []
-    suspect: list[deque[Job]] = []
+    again: list[deque[Job]] = []
+    begun: list[deque[Job]] = []
     for line in lines.values():
-        (fresh if all(job.delivery.receive_count == 1 for job in line) else suspect).append(line)
-    random.shuffle(suspect)
-    if suspect:
+        if any(job.begun_before for job in line):
+            begun.append(line)
+        else:
+            (fresh if all(job.delivery.receive_count == 1 for job in line) else again).append(line)
+    random.shuffle(again)
+    random.shuffle(begun)
+    begun.sort(key=lambda line: max(job.begun_before for job in line))
+    if again or begun:
         for job in jobs:
             job.ack_now = True
-    return fresh + suspect
+    return [phase for phase in (fresh, again, *([line] for line in begun)) if phase]

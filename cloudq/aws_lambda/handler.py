@@ -24,6 +24,7 @@ from cloudq.aws_lambda.pools import COROUTINES, Pools, vcpus
 from cloudq.aws_lambda.returns import Returns
 from cloudq.aws_lambda.runner import LambdaRunner
 from cloudq.aws_lambda.steering import Steering
+from cloudq.aws_lambda.suspects import Suspects
 from cloudq.aws_lambda.telemetry import Telemetry
 from cloudq.brokers.base import Delivery
 from cloudq.errors import ImproperlyConfigured
@@ -74,9 +75,9 @@ class Handler:
         self._live: set[str] = set()
         self._lifecycle.settler.holds = lambda delivery: delivery.receipt in self._live
         self._steering = Steering(app, self._lifecycle)
-        self._runner = LambdaRunner(
-            self._lifecycle, lambda: app.broker, Durations(), self._limit_of, app.claims
-        )
+        self._suspects = Suspects(app.backend, app.clock)
+        parts = (Durations(), self._limit_of, self._suspects, app.claims)
+        self._runner = LambdaRunner(self._lifecycle, lambda: app.broker, *parts)
         self._pools = Pools(self._runner, concurrency, async_concurrency)
         self._returns = Returns(lambda: app.broker)
         self._telemetry = Telemetry(function, emf)
@@ -108,6 +109,9 @@ class Handler:
         jobs = [self._job(each, budget) for each in parsed.deliveries]
         if jobs:
             self._steering.look(budget)
+            begun = self._suspects.marked(parsed.deliveries)
+            for job in jobs:
+                job.begun_before = begun.get(job.delivery.message_id, 0)
         late = Batch(jobs, self._pools, self._runner, budget, self._live).run()
         if late:
             self._pools.renew()

@@ -23,6 +23,8 @@ class Job:
     on_loop: bool
     #: Others of the batch may end with the process: what is settled is deleted at once.
     ack_now: bool = False
+    #: How often earlier deliveries were begun and never concluded.
+    begun_before: int = 0
     #: It starts with the invocation, nothing ran before it.
     first: bool = False
     clipped: Clipped | None = None

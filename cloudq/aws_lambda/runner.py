@@ -9,6 +9,7 @@ from typing import Final
 from cloudq.aws_lambda.clipped import Clipped
 from cloudq.aws_lambda.durations import Durations
 from cloudq.aws_lambda.job import Job
+from cloudq.aws_lambda.suspects import Suspects
 from cloudq.brokers.base import Broker
 from cloudq.brokers.claimcheck import ClaimCheck, ref_of
 from cloudq.errors import CloudQError, LeaseLost, NoDeadLetterQueue
@@ -34,10 +35,12 @@ class LambdaRunner:
         broker: Callable[[], Broker],
         durations: Durations,
         limit_of: Callable[[str], float | None],
+        suspects: Suspects,
         claims: ClaimCheck | None = None,
     ) -> None:
         """``limit_of`` gives a task's own time limit, seconds."""
         self._claims = claims
+        self._suspects = suspects
         self._lifecycle = lifecycle
         self._broker = broker
         self._durations = durations
@@ -47,6 +50,7 @@ class LambdaRunner:
         """The whole way, in this thread."""
         if not self._may_start(job):
             return self._unstarted(job)
+        self._suspects.mark(job.delivery, job.begun_before)
         job.clipped = Clipped(watch, job.budget)
         verdict = self._lifecycle.run(job.delivery, job.clipped)
         return self._done(job, verdict)
@@ -57,6 +61,7 @@ class LambdaRunner:
 
         if not self._may_start(job):
             return self._unstarted(job)
+        await aio.to_thread(self._suspects.mark, job.delivery, job.begun_before)
         job.clipped = Clipped(watch, job.budget)
         verdict = await self._lifecycle.arun(job.delivery, job.clipped, aio.to_thread)
         return await aio.to_thread(self._done, job, verdict)

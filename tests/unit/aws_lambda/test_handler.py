@@ -283,6 +283,38 @@ def test_a_batch_that_was_received_before_is_deleted_piece_by_piece(
     assert left == [3, 2, 1]
 
 
+def test_what_was_begun_and_never_concluded_runs_last_and_alone(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    ran: list[tuple[int, int]] = []
+    running = 0
+
+    @app.task
+    def work(n: int) -> None:
+        nonlocal running
+        running += 1
+        time.sleep(0.02)
+        ran.append((n, running))
+        running -= 1
+
+    for n in range(8):
+        work.delay(n)
+    mapping = start(concurrency=4)
+    deliveries = app.broker.receive("cloudq", 10, 0.0, 60.0)
+    app.broker.release(deliveries, 0.0)
+    again = app.broker.receive("cloudq", 10, 0.0, 60.0)
+    killers = [each for each in again if '"args":[3]' in each.body or '"args":[5]' in each.body]
+    assert len(killers) == 2
+    for each in killers:
+        mapping.handler._suspects.mark(each)  # type: ignore[attr-defined]
+    app.broker.release(again, 0.0)
+
+    assert mapping.once() == []
+    assert {n for n, _ in ran[-2:]} == {3, 5}
+    assert [together for _, together in ran[-2:]] == [1, 1]
+    assert len(ran) == 8
+
+
 # --- time -------------------------------------------------------------------------------------------------
 
 

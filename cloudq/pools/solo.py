@@ -52,6 +52,7 @@ class SoloPool:
     def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
         """As Pool.start."""
         self._runner = runner if runner is not None else runners.make(spec)
+        self._dog.start()
 
     def submit(self, job: Any, done: Done) -> None:
         """Run ``job`` now and call ``done`` before returning (unless another job is running)."""

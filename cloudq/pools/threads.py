@@ -54,6 +54,7 @@ class ThreadsPool:
     def start(self, spec: RunnerSpec, runner: Runner | None = None) -> None:
         """As Pool.start."""
         self._runner = runner if runner is not None else runners.make(spec)
+        self._dog.start()
         with self._changed:
             for _ in range(self._size):
                 self._hire()

@@ -143,8 +143,8 @@ class ThreadWatch:
 
 
 class Watchdog:
-    """Watches the limits of a pool's threads. Its thread starts with the first limit, sleeps without
-    polling until the next one, and keeps no memory of limits that were not reached."""
+    """Watches the limits of a pool's threads. Its thread sleeps without polling until the next
+    one, and keeps no memory of limits that were not reached."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -153,6 +153,17 @@ class Watchdog:
         self._wake_at = math.inf
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    def start(self) -> None:
+        """Begin to watch; before any job runs.
+
+        CPython throws at the youngest thread of an ident, and one that is just being started still
+        has its parent's: what is meant for a job would hit the thread that the job has started.
+        """
+        with self._changed:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+                self._thread.start()
 
     def add(self, watch: ThreadWatch) -> None:
         """Watch a thread from now on."""
@@ -167,9 +178,6 @@ class Watchdog:
     def expect(self, at: float) -> None:
         """A limit falls at ``at`` (monotonic): be awake then."""
         with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
-                self._thread.start()
             if at < self._wake_at:
                 self._wake_at = at
                 self._changed.notify()

@@ -17,22 +17,55 @@ from typing import Final
 ORDERS: Final = ("fair", "strict", "weighted")
 #: A queue that has messages answers within this time; a poll that takes longer found none (seconds).
 PROMPT: Final = 0.25
+#: Seconds between two looks at how fast tasks are done.
+RECKONING: Final = 0.2
+#: Messages asked for beyond what can start, at the most: what a few polls in flight bring.
+AHEAD: Final = 120
 
 
 class Ask:
     """The right to one poll for ``count`` messages. ``more``: places are left for another poll."""
 
-    __slots__ = ("count", "more", "until")
+    __slots__ = ("count", "more", "since", "until")
 
-    def __init__(self, count: int, more: bool, until: float) -> None:
+    def __init__(self, count: int, more: bool, until: float, since: float = 0.0) -> None:
+        self.since = since
         self.count = count
         self.more = more
         #: Until when (monotonic) the places are kept free for it.
         self.until = until
 
 
+class Pace:
+    """Messages worth asking for ahead of time: as many as will be done while a poll is on its way.
+
+    A worker that does a thousand short tasks a second over a line of 10 ms would stand idle half of
+    the time if it asked only when a place is free. What is asked for so starts as soon as it comes.
+    """
+
+    def __init__(self, most: int, now: float) -> None:
+        self._most = most
+        self._trip = 0.0
+        self._since = now
+        self._ahead = 0
+        #: Messages done with since the last reckoning.
+        self.done = 0
+
+    def answered(self, seconds: float) -> None:
+        """A poll that found its full number took so long."""
+        self._trip += (seconds - self._trip) * 0.2
+
+    def ahead(self, now: float) -> int:
+        """Places beyond the limit, reckoned anew a few times a second."""
+        elapsed = now - self._since
+        if self._most and elapsed >= RECKONING:
+            self._ahead = min(self._most, int(self.done / elapsed * self._trip * 2))
+            self.done, self._since = 0, now
+        return self._ahead
+
+
 class Credit:
-    """``limit`` places, shared by the lanes.
+    """``limit`` places, shared by the lanes; up to ``ahead`` more while tasks are done faster than polls go.
 
     A poll keeps its places free only as long as a queue with messages needs to answer, and only
     where the last answer brought some: an idle queue's long poll must not block what a busy one
@@ -41,9 +74,14 @@ class Credit:
     """
 
     def __init__(
-        self, limit: int, order: str = "fair", monotonic: Callable[[], float] = time.monotonic
+        self,
+        limit: int,
+        order: str = "fair",
+        monotonic: Callable[[], float] = time.monotonic,
+        ahead: int = 0,
     ) -> None:
-        self._limit = limit
+        self._base = self._limit = limit
+        self._pace = Pace(ahead, monotonic())
         self._strict = order == "strict"
         self._monotonic = monotonic
         self._changed = threading.Condition()
@@ -62,7 +100,7 @@ class Credit:
     def resize(self, limit: int) -> None:
         """Change the number of places."""
         with self._changed:
-            self._limit = limit
+            self._base = self._limit = limit
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -83,6 +121,7 @@ class Credit:
 
     def room(self, lane: Lane, now: float) -> int:
         """Places that the lane could have now."""
+        self._limit = self._base + self._pace.ahead(now)
         free = self._limit - sum(each.held + each.kept(now) for each in self._lanes)
         if lane.idle and len(self._lanes) > 1:  # several idle queues may answer at once
             free = min(free, max(1, free // len(self._lanes)))
@@ -163,6 +202,8 @@ class Lane:
             self.held += got or 0
             if got is not None:
                 self.idle = got == 0
+                if got == ask.count:  # it was answered at once: the line's own time
+                    self._credit._pace.answered(self._credit._monotonic() - ask.since)
             self.loud_until = self._credit._monotonic() + PROMPT if got else -math.inf
             self._credit._changed.notify_all()
 
@@ -170,6 +211,7 @@ class Lane:
         """``count`` messages are done with."""
         with self._credit._changed:
             self.held -= count
+            self._credit._pace.done += count
             self._credit._changed.notify_all()
 
     def take(self, count: int = 1) -> None:
@@ -181,7 +223,7 @@ class Lane:
 
     def _grant(self, count: int, more: bool, now: float) -> Ask:
         self._served = self._credit.next_turn()
-        ask = Ask(count, more, -math.inf if self.idle else now + PROMPT)
+        ask = Ask(count, more, -math.inf if self.idle else now + PROMPT, now)
         if not self.idle:
             self.loud_until = ask.until
         self.asks.append(ask)

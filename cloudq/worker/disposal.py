@@ -24,6 +24,8 @@ logger = logging.getLogger("cloudq.worker")
 #: Seconds that an acknowledgement waits for company.
 LINGER: Final = 0.005
 BATCH: Final = 10
+#: Acknowledgements in flight at once.
+ACKERS: Final = 6
 #: A message that nowhere takes: left alone this long before it is tried again (seconds).
 NOWHERE: Final = 900.0
 
@@ -38,8 +40,12 @@ class Disposal:
         #: Told the bodies of messages that are deleted for good: what they point to may go too.
         self._gone = gone
         self._leases = leases
-        self._changed = threading.Condition()
-        self._acks: dict[str, list[Delivery]] = {}
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        #: Wakes those who acknowledge, one for one batch.
+        self._ripe = threading.Condition(lock)
+        #: queue -> (what is to be acknowledged, when the first of it came)
+        self._acks: dict[str, tuple[list[Delivery], float]] = {}
         self._others: list[tuple[Delivery, Release | Bury]] = []
         self._urgent = False
         self._busy = 0
@@ -51,8 +57,9 @@ class Disposal:
         self.buried = 0
 
     def start(self) -> None:
-        """Begin, with one thread for acknowledgements and one for the rest."""
-        for target, name in ((self._ack_loop, "cloudq-acks"), (self._other_loop, "cloudq-returns")):
+        """Begin. Several threads acknowledge, so that a slow line or a queue in trouble holds up nobody."""
+        loops = [(self._ack_loop, f"cloudq-acks-{n}") for n in range(1, ACKERS + 1)]
+        for target, name in (*loops, (self._other_loop, "cloudq-returns")):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -64,10 +71,12 @@ class Disposal:
             return
         with self._changed:
             if isinstance(verdict, Ack):
-                waiting = self._acks.setdefault(delivery.queue, [])
+                waiting, _ = self._acks.get(delivery.queue) or self._acks.setdefault(
+                    delivery.queue, ([], time.monotonic())
+                )
                 waiting.append(delivery)
-                if len(waiting) == 1 or len(waiting) >= BATCH or is_fifo(delivery.queue):
-                    self._changed.notify_all()
+                if len(waiting) == 1 or len(waiting) % BATCH == 0:
+                    self._ripe.notify()
             else:
                 self._others.append((delivery, verdict))
                 self._changed.notify_all()
@@ -77,6 +86,7 @@ class Disposal:
         deadline = time.monotonic() + timeout
         with self._changed:
             self._urgent = True
+            self._ripe.notify_all()
             self._changed.notify_all()
             while self._acks or self._others or self._busy:
                 rest = deadline - time.monotonic()
@@ -89,6 +99,7 @@ class Disposal:
         """Stop the threads; what is not done stays undone and will be delivered again."""
         with self._changed:
             self._closed = True
+            self._ripe.notify_all()
             self._changed.notify_all()
         for each in self._threads:
             each.join(2.0)
@@ -97,30 +108,35 @@ class Disposal:
 
     def _ack_loop(self) -> None:
         while (taken := self._next_acks()) is not None:
-            for queue, deliveries in taken.items():
-                self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
+            queue, deliveries = taken
+            self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()
 
-    def _next_acks(self) -> dict[str, list[Delivery]] | None:
-        with self._changed:
-            while not self._acks:
+    def _next_acks(self) -> tuple[str, list[Delivery]] | None:
+        """One queue's next batch, once it is full or has waited long enough; None at the end."""
+        with self._ripe:
+            while True:
+                now, pause = time.monotonic(), None
+                for queue, (waiting, since) in self._acks.items():
+                    rest = since + LINGER - now
+                    if rest <= 0 or len(waiting) >= BATCH or self._urgent or self._closed or is_fifo(queue):
+                        return queue, self._taken(queue, waiting, now)
+                    pause = rest if pause is None else min(pause, rest)
                 if self._closed:
                     return None
-                self._changed.wait()
-            full_at = time.monotonic() + LINGER
-            while not (self._urgent or self._closed or self._worth_it()):
-                rest = full_at - time.monotonic()
-                if rest <= 0:
-                    break
-                self._changed.wait(rest)
-            taken, self._acks = self._acks, {}
-            self._busy += 1
-            return taken
+                self._ripe.wait(pause)
 
-    def _worth_it(self) -> bool:
-        return any(len(each) >= BATCH or is_fifo(queue) for queue, each in self._acks.items())
+    def _taken(self, queue: str, waiting: list[Delivery], now: float) -> list[Delivery]:
+        taken, left = waiting[:BATCH], waiting[BATCH:]
+        if left:
+            self._acks[queue] = (left, now)
+            self._ripe.notify()
+        else:
+            del self._acks[queue]
+        self._busy += 1
+        return taken
 
     def _ack(self, queue: str, deliveries: list[Delivery]) -> None:
         def once(batch: list[Delivery]) -> list[Refused]:
@@ -134,7 +150,8 @@ class Disposal:
                 queue,
                 each.message,
             )
-        self.acked += len(deliveries) - len(refused)
+        with self._changed:
+            self.acked += len(deliveries) - len(refused)
         kept = {each.delivery.receipt for each in refused}
         self._gone([each.body for each in deliveries if each.receipt not in kept])
 

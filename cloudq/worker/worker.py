@@ -24,7 +24,7 @@ from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
 from cloudq.worker import intake
 from cloudq.worker.batches import Batch, Batches, deliveries_of
 from cloudq.worker.cores import default_concurrency
-from cloudq.worker.credit import Credit, Lane
+from cloudq.worker.credit import AHEAD, Credit, Lane
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.feeding import Feeding
 from cloudq.worker.groups import Groups
@@ -125,7 +125,8 @@ class Worker:
         self.lifecycle.settler.can_hold = True
         claims = self.app.claims
         self.disposal = Disposal(broker, self.leases, *([claims.forget] if claims else []))
-        self.credit = Credit(self.places(self.concurrency), self.queue_order)
+        ahead = AHEAD if self.conf.worker_prefetch_multiplier else 0
+        self.credit = Credit(self.places(self.concurrency), self.queue_order, ahead=ahead)
         self.steering = Steering(self)
         self.adjust = self.steering.adjust
         self.adjust.spec = self._spec()

@@ -75,10 +75,13 @@ async def test_an_error_among_many_reads_is_raised_as_it_is(ministack_url: str, 
     await twin.close()
 
 
-async def test_without_the_extra_aws_stores_go_over_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_extra_what_only_the_sdk_speaks_goes_over_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "aioboto3", None)
     assert isinstance(for_asyncio(open_backend("s3://bucket?region=eu-west-1")), Bridged)
-    assert isinstance(for_asyncio(open_backend("dynamodb://table?region=eu-west-1")), Bridged)
+    assert isinstance(for_asyncio(open_backend("dynamodb://table?region=eu-west-1&driver=boto3")), Bridged)
+    assert isinstance(for_asyncio(open_backend("dynamodb://table?region=eu-west-1")), AsyncDynamo)
 
 
 async def test_a_bridged_store_does_not_hold_up_the_loop(

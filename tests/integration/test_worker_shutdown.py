@@ -130,7 +130,7 @@ def test_an_idle_worker_stops_at_once(scene: Scene, pool: str) -> None:
         time.sleep(0.3)
         asked = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - asked < 1.0
+        assert time.monotonic() - asked < 3.0  # not a poll's 20 s, even on a busy machine
     assert "Traceback" not in worker.text
 
 

@@ -74,7 +74,7 @@ def flip(document: dict[str, Any]) -> None:
 
 
 def bomb() -> str:
-    data = base64.b64encode(gzip.compress(b'["' + b"a" * 200_000_000 + b'", {}]')).decode()
+    data = base64.b64encode(gzip.compress(b'["' + b"a" * 80_000_000 + b'", {}]')).decode()
     return signed(
         json.dumps(
             {"task": "note", "content": {"type": "application/json", "encoding": "gzip+base64", "data": data}}

@@ -293,6 +293,7 @@ def test_solo_is_interrupted_in_a_sleep_on_the_main_thread_and_gives_the_signal_
 
 def test_a_strike_on_its_way_while_the_job_ends_is_dropped() -> None:
     dog = Watchdog("test")
+    dog.start()
     watch = ThreadWatch(dog)
     watch.enter()
     watch.begin(3600.0, None)

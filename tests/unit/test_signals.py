@@ -36,6 +36,15 @@ class Ear:
         return found
 
 
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this process has imported may be connected."""
+    for each in ALL:
+        monkeypatch.setattr(each, "_receivers", [])
+    for point in list(EVERYWHERE):
+        monkeypatch.setitem(EVERYWHERE, point, [])
+
+
 @pytest.fixture
 def ear() -> Iterator[Ear]:
     ear = Ear()

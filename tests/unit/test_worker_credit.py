@@ -322,3 +322,48 @@ def test_the_workers_concurrency_is_the_sum_where_every_queue_says_its_own() -> 
     assert concurrency_of(parse(["a=8", "b=2"])) == 10
     assert concurrency_of(parse(["a=8", "b"])) is None
     assert concurrency_of(parse(["a"])) is None
+
+
+# --- pace ---------------------------------------------------------------------------------------------
+
+
+def test_fast_tasks_over_a_slow_line_are_asked_for_ahead_of_time(clock: Hands) -> None:
+    credit = Credit(10, monotonic=clock, ahead=50)
+    lane = credit.lane()
+    for _ in range(100):  # a poll of ten takes 0.1 s, its messages are done at once
+        ask = lane.ask(10)
+        assert ask is not None
+        clock.now += 0.1
+        lane.answer(ask, ask.count)
+        lane.give(ask.count)
+    assert 10 < credit.limit <= 60
+    ahead = credit.limit
+    clock.now += 5.0  # nothing was done for long: no more than can start
+    last = lane.ask(100)
+    assert last is not None
+    assert last.count == 10 < ahead
+
+
+def test_slow_tasks_are_not_asked_for_ahead_of_time(clock: Hands) -> None:
+    credit = Credit(10, monotonic=clock, ahead=50)
+    lane = credit.lane()
+    for _ in range(20):
+        ask = lane.ask(10)
+        assert ask is not None
+        clock.now += 0.01
+        lane.answer(ask, ask.count)
+        clock.now += 10.0
+        lane.give(ask.count)
+    assert credit.limit == 10
+
+
+def test_without_prefetch_nothing_is_asked_for_ahead(clock: Hands) -> None:
+    credit = Credit(10, monotonic=clock)
+    lane = credit.lane()
+    for _ in range(100):
+        ask = lane.ask(10)
+        assert ask is not None
+        clock.now += 0.1
+        lane.answer(ask, ask.count)
+        lane.give(ask.count)
+    assert credit.limit == 10

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,33 @@ def test_acknowledgements_go_out_ten_by_ten(parts: Any) -> None:
     assert sum(len(each) for each in broker.acks) == 10
     assert len(broker.acks) <= 3
     assert len(leases) == 0
+
+
+def test_a_queue_that_does_not_answer_holds_up_no_other(parts: Any) -> None:
+    broker, leases, disposal = parts
+    go_on, plain = threading.Event(), broker.ack
+
+    def ack(deliveries: Sequence[Delivery]) -> list[Refused]:
+        if deliveries[0].queue == "deaf":
+            assert go_on.wait(5)
+        found: list[Refused] = plain(deliveries)
+        return found
+
+    broker.ack = ack
+    deaf, other = replace(delivery("1"), queue="deaf"), delivery("2")
+    leases.add([deaf, other])
+    disposal.apply(deaf, ACK)
+    time.sleep(0.02)  # its acknowledgement is on the way
+    disposal.apply(other, ACK)
+    deadline = time.monotonic() + 2
+    while not broker.acks and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+    assert broker.acks == [["2"]]
+    assert not disposal.flush(0.05)
+    go_on.set()
+    assert disposal.flush(5)
+    assert disposal.acked == 2
 
 
 def test_a_lone_acknowledgement_does_not_wait_long(parts: Any) -> None:

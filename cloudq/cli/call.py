@@ -44,6 +44,12 @@ def call(
     expires: Annotated[
         float | None, typer.Option(help="Seconds after which it must not run any more.")
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="9 is the highest; see task_queue_priorities.")
+    ] = None,
+    group_id: Annotated[
+        str | None, typer.Option(help="FIFO: its group. Standard queues: its tenant (fair queues).")
+    ] = None,
     task_id: Annotated[str | None, typer.Option(help="Its id; default: a new one.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the result and print it.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
@@ -58,6 +64,8 @@ def call(
             "queue": queue,
             "countdown": countdown,
             "expires": expires,
+            "priority": priority,
+            "group_id": group_id,
             "task_id": task_id,
         }
         arguments = parse_json(args, "--args", list)

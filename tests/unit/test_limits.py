@@ -13,7 +13,7 @@ from cloudq.brokers.base import QueueSpec
 from cloudq.errors import ImproperlyConfigured, LeaseLost, ServiceUnavailable
 from cloudq.execution.call import NoWatch
 from cloudq.runtime.keeper import Keeper
-from cloudq.runtime.limits import BOOKED, DEFERRED
+from cloudq.runtime.limits import BOOKED, DEFERRED, deferred
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.verdict import ACK, Bury, Hold
 from cloudq.testing import sandbox
@@ -240,6 +240,28 @@ def test_a_death_between_publishing_and_deleting_leaves_one_duplicate_that_is_re
     assert stage.app.broker.depth("cloudq").total == 0
 
 
+def test_the_copy_too_is_recognised_when_the_original_is_quicker(stage: Stage) -> None:
+    @stage.app.task(name="send", rate_limit="1/m")
+    def send(number: int) -> None:
+        stage.note()
+
+    worker = stage.app.lifecycle("w1")
+    send.delay(1)
+    stage.run_all(worker)
+    send.delay(2)
+    [original] = stage.receive()
+    assert worker.run(original, NoWatch()) == ACK
+    stage.app.broker.release([original])  # it died before it deleted the message
+    stage.clock.advance(300)
+    found = sorted(stage.receive(), key=lambda each: -each.receive_count)
+    assert [each.receive_count for each in found] == [2, 1]
+    for each in found:
+        stage.carry_out(each, worker.run(each, NoWatch()))
+
+    assert len(stage.starts) == 2
+    assert stage.app.broker.depth("cloudq").total == 0
+
+
 def test_what_was_received_before_waits_where_it_is_until_its_last_receipt(stage: Stage) -> None:
     broker: Any = stage.app.broker
     broker.create_queue(QueueSpec("cloudq", max_receive_count=3))
@@ -276,6 +298,19 @@ def test_a_message_of_a_fifo_queue_keeps_its_place(stage: Stage) -> None:
     stage.run_all(worker, queue="orders.fifo")
 
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_who_came_as_told_and_found_nothing_is_next_in_line_not_last(stage: Stage) -> None:
+    @stage.app.task(name="send", rate_limit="1/m", rate_limit_scope="global")
+    def send() -> None: ...
+
+    limits = stage.app.lifecycle("w1").admission.limits
+    call = stage.app.producer.prepare("send", (), None, {}).envelope
+    assert limits.ask(send, call) is None
+    found: Any = [limits.ask(send, call) for _ in range(100)][-1]
+    assert found.due - stage.clock.time() > 99 * 60
+    again: Any = limits.ask(send, deferred(call, stage.clock.time()))
+    assert again.due - stage.clock.time() < 2 * 60
 
 
 def test_a_message_that_expires_before_its_turn_is_told_so_at_its_expiry(stage: Stage) -> None:

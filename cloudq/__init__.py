@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from cloudq.app import CloudQ
     from cloudq.canvas.primitives import chain, chord, chunks, group, xmap, xstarmap
     from cloudq.canvas.signature import Signature, maybe_signature, signature
+    from cloudq.canvas.stamping import StampingVisitor
     from cloudq.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded
     from cloudq.results.group import GroupResult, ResultSet
     from cloudq.results.handle import AsyncResult
@@ -25,6 +26,7 @@ __all__ = [
     "Retry",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "Task",
     "chain",
     "chord",
@@ -50,6 +52,7 @@ _HOMES = {
     "ResultSet": "results.group",
     "Retry": "errors",
     "Signature": "canvas.signature",
+    "StampingVisitor": "canvas.stamping",
     "SoftTimeLimitExceeded": "errors",
     "Task": "task",
     "chain": "canvas.primitives",

@@ -54,6 +54,17 @@ class Request:
     added: list[Any] = field(default_factory=list)
 
     @property
+    def stamps(self) -> Mapping[str, Any]:
+        """The stamps of this call, by name (``signature.stamp``)."""
+        found = self.headers.get("stamps")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        """The names of the stamps."""
+        return sorted(self.stamps)
+
+    @property
     def attempt(self) -> int:
         """Which try this is, from 1: retries count, redeliveries do not."""
         return self.retries + 1

@@ -138,6 +138,14 @@ class Signature(dict[str, Any]):
         self.link_error(errback)
         return self
 
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **stamps: Any) -> Self:
+        """Label every call in it, callbacks included, in place: ``sig.stamp(tenant="a")``.
+
+        ``visitor`` is a ``StampingVisitor``; with ``append_stamps`` stamps of one name become a list.
+        """
+        import_module("cloudq.canvas.stamping").stamp(self, visitor, append_stamps, stamps)
+        return self
+
     def flatten_links(self) -> list[Any]:
         """Itself, then all callbacks that would follow from it."""
         found: list[Any] = [self]

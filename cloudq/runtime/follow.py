@@ -103,6 +103,11 @@ class Follower:
             chord = dict(envelope.chord) if envelope.chord is not None else None
             put(steps, group.id, group.index, group.size, chord)
         headers = {**_setting(envelope, again).headers, REPLACED: times + 1}
+        headers.update(
+            (each, envelope.headers[each])
+            for each in ("stamps", "stamped_headers")
+            if each in envelope.headers
+        )
         setting = Setting(root_id=envelope.root_id, parent_id=envelope.parent_id, headers=headers)
         self._launcher.check(steps)
         self._launcher.send(self._launcher.calls(steps, setting))

@@ -241,7 +241,7 @@ class CloudQ(Watched, Workflows):
 
     def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
         call = signature.clone(**options)
-        self.check_links(call.options)
+        self.check_one(call)
         task = self.tasks.get(call.task)
         if task is not None:
             task.check_arguments(call.args, call.kwargs)

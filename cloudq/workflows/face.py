@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cloudq.context import Request, current
+from cloudq.errors import ImproperlyConfigured
 from cloudq.task import Task
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ class Workflows:
     def frozen_result(self, signature: Any) -> Any:
         """The result that a frozen signature will have."""
         return self.launcher.frozen_result(signature, self._as_results())
+
+    def check_one(self, signature: Mapping[str, Any]) -> None:
+        """Refuse what is no single call, where only those can be sent."""
+        if signature.get("subtask_type") is not None:
+            raise ImproperlyConfigured(
+                f"send_many sends single calls, not a {signature['subtask_type']}: send it with group(...), or by itself"
+            )
+        self.check_links(signature["options"])
 
     def check_links(self, options: Mapping[str, Any]) -> None:
         """Refuse callbacks that nobody could run (``Check.links``)."""

@@ -75,6 +75,7 @@ def test_bad_workflows_are_refused_before_anything_is_sent(bench: Bench) -> None
         (lambda: bench.add.chunks([(1, 1)], 0), "n is a number of items"),
         (lambda: signature({"task": "x", "subtask_type": "ring"}), "subtask_type"),
         (lambda: signature(5), "a signature is expected"),
+        (lambda: bench.app.send_many([chain(add.s(1, 1), add.s(1))]), "not a chain"),
         (lambda: group().delay(), "belongs to no app"),
     ):
         with pytest.raises(ImproperlyConfigured, match=says):

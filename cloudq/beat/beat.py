@@ -13,10 +13,9 @@ import random
 import socket
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import quote
 
 from cloudq.app import CloudQ
-from cloudq.beat.names import store_of
+from cloudq.beat.names import segment, store_of
 from cloudq.beat.ticker import Ticker, check_apps
 from cloudq.coordination.lock import Lease, Lock
 from cloudq.errors import LeaseLost, OperationalError
@@ -50,8 +49,7 @@ class Beat:
         self._ttl = lease or app.conf.beat_lease
         self._interval = interval or app.conf.beat_max_loop_interval
         self._rand = rand
-        name = "beat-" + quote(app.main, safe="").replace(".", "%2E")
-        self._lock = Lock(store_of(app), name, app.clock, rand=rand)
+        self._lock = Lock(store_of(app), f"beat-{segment(app)}", app.clock, rand=rand)
         self._ticker = Ticker(app, claim_seconds=self._ttl)
         self._lease: Lease | None = None
         self._renew_at = 0.0

@@ -9,9 +9,20 @@ from cloudq.backends.base import ResultBackend
 from cloudq.errors import ImproperlyConfigured
 
 
+def identity(app: CloudQ) -> str:
+    """What tells apps apart that share a results store: their name, and ``control_namespace``."""
+    space = app.conf.control_namespace
+    return app.main if space == "default" else f"{app.main}@{space}"
+
+
+def segment(app: CloudQ) -> str:
+    """The identity as part of a key."""
+    return quote(identity(app), safe="@").replace(".", "%2E")
+
+
 def key_of(app: CloudQ, what: str) -> str:
-    """``beat/APP/WHAT``: apps that share a store do not mix."""
-    return f"beat/{quote(app.main, safe='').replace('.', '%2E')}/{what}"
+    """``beat/APP/WHAT``."""
+    return f"beat/{segment(app)}/{what}"
 
 
 def store_of(app: CloudQ) -> ResultBackend:

@@ -17,7 +17,7 @@ from cloudq import states
 from cloudq.app import CloudQ
 from cloudq.beat.book import Book, Listed
 from cloudq.beat.marks import Mark, Marks
-from cloudq.beat.names import key_of, store_of
+from cloudq.beat.names import identity, key_of, store_of
 from cloudq.coordination import cas
 from cloudq.coordination.once import Claimed, Done, Once, Token
 from cloudq.delays.hop import HOPS
@@ -176,7 +176,7 @@ class Ticker:
             logger.info("periodic task %s: another beat is sending %s", entry.name, slot_text(slot))
             return False
         perhaps_sent = claim.token.turn > 1 or (entry.name, slot) in self._tried
-        task_id = tick_id(self._app.main, entry.name, slot)
+        task_id = tick_id(identity(self._app), entry.name, slot)
         try:
             if perhaps_sent and self._has_record(task_id):
                 report.sent.append(Sent(entry.name, slot, task_id))
@@ -224,7 +224,7 @@ class Ticker:
             longest = min(longest, float(entry.skip_if_running))
         if self._clock.time() - mark.sent >= longest:
             return False
-        record = self._app.need_store().read(tick_id(self._app.main, entry.name, mark.sent))
+        record = self._app.need_store().read(tick_id(identity(self._app), entry.name, mark.sent))
         return record is None or not states.is_final(record.state)
 
     def _complain(self, name: str, text: str) -> None:

@@ -32,6 +32,8 @@ class schedule:  # noqa: N801  Celery's name
             raise ScheduleError(f"an interval is a timedelta or a number of seconds, got {run_every!r}")
         if every < SHORTEST:
             raise ScheduleError(f"an interval is at least one second, got {run_every!r}")
+        if anchor is not None and not isinstance(anchor, datetime):
+            raise ScheduleError(f"anchor is a datetime with a time zone, got {anchor!r}")
         if anchor is not None and anchor.tzinfo is None:
             raise ScheduleError(f"anchor {anchor!r} needs a time zone: datetime(..., tzinfo=UTC)")
         self._every = every

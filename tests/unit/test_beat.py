@@ -240,6 +240,21 @@ def test_a_queue_that_is_missing_is_reported_and_tried_again(
     assert world.slots == [T0 + 60]
 
 
+def test_namespaces_that_share_a_store_do_not_mix(world: World) -> None:
+    apps = [world.app(m=minutely()) for _ in range(2)]
+    apps[1].conf.control_namespace = "staging"
+    both = [Beat(app) for app in apps]
+    for each in both:
+        each.step()
+    world.clock.advance(60)
+    for each in both:
+        each.step()
+
+    assert [each.leads for each in both] == [True, True]
+    assert world.slots == [T0 + 60, T0 + 60]
+    assert len(set(world.ids)) == 2
+
+
 # --- changes at run time ------------------------------------------------------------------------------
 
 
@@ -411,6 +426,29 @@ def test_one_that_wakes_up_after_it_was_replaced_sends_nothing_and_steps_down(wo
 
     assert (one.leads, two.leads) == (False, True)
     assert world.slots == [T0 + 60]
+
+
+def test_a_leader_that_cannot_renew_sends_until_its_lease_ends_and_nothing_after(world: World) -> None:
+    away = [False]
+
+    def refused(moment: str, verb: str, key: str) -> bool:
+        if away[0] and verb == "write" and key.startswith("lock/"):
+            raise ServiceUnavailable("refused on purpose")
+        return False
+
+    app = world.app(Crashing(world.store, refused), m={"task": "work", "schedule": 10, "catchup": "all"})
+    beat = Beat(app, lease=100, rand=Random(1).random)
+    beat.step()
+    away[0] = True
+    world.clock.advance(50)
+    beat.step()
+    assert world.slots == [T0 + n for n in (10, 20, 30, 40, 50)]
+
+    world.clock.advance(60)
+    beat.step()
+
+    assert not beat.leads
+    assert len(world.slots) == 5
 
 
 def test_run_ends_soon_after_stop_and_returns_zero(world: World) -> None:

@@ -53,6 +53,8 @@ def test_an_interval_of_nothing_is_refused(bad: object) -> None:
 def test_an_anchor_without_a_zone_is_refused() -> None:
     with pytest.raises(ScheduleError, match="tzinfo=UTC"):
         schedule(60, anchor=datetime(2026, 1, 1))
+    with pytest.raises(ScheduleError, match="anchor is a datetime"):
+        schedule(60, True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

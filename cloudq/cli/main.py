@@ -23,6 +23,7 @@ from cloudq.cli import (
     doctor,
     events,
     history,
+    iam,
     inspect,
     keys,
     local,
@@ -80,6 +81,7 @@ cli.command("beat")(beat.beat)
 cli.add_typer(schedule.commands, name="schedule")
 cli.add_typer(keys.commands, name="keys")
 cli.command("package")(package.package)
+cli.command("iam")(iam.iam)
 cli.command("local")(local.local)
 cli.command("demo")(demo.demo)
 cli.command("doctor")(doctor.doctor)

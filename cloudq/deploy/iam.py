@@ -139,3 +139,23 @@ def policy(role: str, rights: Sequence[Rights]) -> Document:
     for each in rights:
         found += [statement for statement in each.statements(role) if statement not in found]
     return document(found)
+
+
+def trust(role: str, account: str, region: str, group: str = "default") -> Document:
+    """Who may assume the role. A publisher's and a dashboard's are EC2 instances, for want of a better guess.
+
+    The scheduler's names its own group, as AWS advises against the confused deputy.
+    """
+    services = {"lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
+    statement: Statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": services.get(role, "ec2.amazonaws.com")},
+        "Action": "sts:AssumeRole",
+    }
+    if role == "scheduler":
+        partition = (
+            "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
+        )
+        source = f"arn:{partition}:scheduler:{region}:{account}:schedule-group/{group}"
+        statement["Condition"] = {"StringEquals": {"aws:SourceAccount": account, "aws:SourceArn": source}}
+    return document([statement])

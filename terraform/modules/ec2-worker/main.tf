@@ -130,11 +130,7 @@ resource "aws_launch_template" "this" {
     arn = aws_iam_instance_profile.this.arn
   }
 
-  network_interfaces {
-    security_groups             = concat([aws_security_group.this.id], var.security_group_ids)
-    delete_on_termination       = true
-    associate_public_ip_address = null
-  }
+  vpc_security_group_ids = concat([aws_security_group.this.id], var.security_group_ids)
 
   metadata_options {
     http_endpoint               = "enabled"

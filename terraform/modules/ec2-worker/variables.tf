@@ -19,7 +19,7 @@ variable "app" {
 }
 
 variable "package" {
-  description = "The zip that `cloudq package` built (the same that Lambda takes), as an object in S3. A new key or version rolls the instances."
+  description = "The zip that `cloudq package --with-boto3` built (Lambda takes the same), as an object in S3. A new key or version rolls the instances."
   type        = object({ s3_bucket = string, s3_key = string, s3_object_version = optional(string), sha256 = optional(string) })
 
   validation {
@@ -100,8 +100,8 @@ variable "environment" {
   default     = {}
 
   validation {
-    condition     = alltrue([for key, value in var.environment : can(regex("^[A-Za-z_][A-Za-z0-9_]*$", key)) && !can(regex("[\"\\\\\n]", value))])
-    error_message = "environment: names are letters, digits and underscores; values have no quotes, backslashes or line breaks."
+    condition     = alltrue([for key, value in var.environment : can(regex("^[A-Za-z_][A-Za-z0-9_]*$", key)) && !can(regex("['\n]", value))])
+    error_message = "environment: names are letters, digits and underscores; values have no single quotes or line breaks."
   }
 }
 

@@ -44,7 +44,7 @@ run "an_instance_runs_the_worker_as_a_hardened_unit" {
   }
   assert {
     condition = alltrue([for each in [
-      "\nExecStart=${output.command}\n", "\nCLOUDQ_BROKER_URL=\"sqs://?region=eu-west-1\"\n", "\nTimeoutStopSec=130\n", "\nKillMode=mixed\n",
+      "\nExecStart=${output.command}\n", "\nCLOUDQ_BROKER_URL='sqs://?region=eu-west-1'\n", "\nTimeoutStopSec=130\n", "\nKillMode=mixed\n",
       "\nRestart=always\n", "\nProtectSystem=strict\n", "\nNoNewPrivileges=yes\n", "\nOOMPolicy=continue\n", "\nType=exec\n",
       "--bucket 'releases' --key 'shop/1.zip' /opt", "sha256sum --check", "--lifecycle-hook-name 'cloudq-drain'",
     ] : strcontains(output.user_data, each)])

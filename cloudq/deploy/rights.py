@@ -1,0 +1,96 @@
+"""What an app touches in an account, by ARN: read from its URLs, settings and queues, asking AWS nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cloudq.app import CloudQ
+from cloudq.brokers.base import dead_letter_name
+from cloudq.deploy.iam import BucketRights, QueueRights, Rights, ScheduleRights, TableRights
+from cloudq.errors import ImproperlyConfigured
+from cloudq.url import Url
+
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_PARTITIONS: Final = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+_TIERS: Final = re.compile(r"\+(?=[a-z][a-z0-9.-]*://)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An account, its region where a URL names none, and customer-managed KMS keys by ARN (None: AWS's own)."""
+
+    account: str
+    region: str | None = None
+    queues_key: str | None = None
+    results_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _ACCOUNT.fullmatch(self.account):
+            raise ImproperlyConfigured(f"an AWS account is twelve digits, not {self.account!r}")
+
+    def region_of(self, url: Url) -> str:
+        """The URL's region, the one given, or the environment's. Raises ImproperlyConfigured."""
+        found = (
+            url.query.get("region")
+            or self.region
+            or os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION")
+        )
+        if not found:
+            raise ImproperlyConfigured(
+                f"no region for {url.scheme}://: put ?region= into the URL, or give --region or AWS_REGION"
+            )
+        return found
+
+
+def partition_of(region: str) -> str:
+    """``aws``, or the partition of China or GovCloud."""
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
+
+
+def rights_of(app: CloudQ, queues: Sequence[str], place: Place) -> tuple[list[Rights], list[str]]:
+    """What the app touches on AWS, and what of it is elsewhere (said in a line each).
+
+    ``queues`` are names as the app says them; a dead-letter queue is assumed under cloudq's own name.
+    Raises ImproperlyConfigured when the broker is not SQS.
+    """
+    broker = Url.parse(app.broker.url)
+    if broker.scheme != "sqs":
+        raise ImproperlyConfigured(
+            f"the app's broker is {app.broker.url}: IAM policies are for sqs:// (give -A, --broker or CLOUDQ_BROKER_URL)"
+        )
+    rights: list[Rights] = [_queue(name, broker, place) for name in queues]
+    elsewhere: list[str] = []
+    backend = app.backend.url if app.backend is not None else ""
+    stores = [*_TIERS.split(backend), app.conf.broker_large_messages or ""]
+    for text in dict.fromkeys(each for each in stores if each):
+        url = Url.parse(text)
+        if url.scheme == "dynamodb":
+            region = place.region_of(url)
+            arn = f"arn:{partition_of(region)}:dynamodb:{region}:{place.account}:table/{url.host}"
+            rights.append(TableRights(arn, place.results_key))
+        elif url.scheme == "s3":
+            region = place.region_of(url)
+            bucket = BucketRights(
+                f"arn:{partition_of(region)}:s3:::{url.host}", url.path.strip("/"), place.results_key
+            )
+            if bucket not in rights:
+                rights.append(bucket)
+        else:
+            elsewhere.append(f"{url.scheme}:// is not on AWS: its rights are given there")
+    if app.conf.delay_tier == "scheduler" and app.conf.scheduler_role_arn:
+        region = place.region_of(broker)
+        group = f"arn:{partition_of(region)}:scheduler:{region}:{place.account}:schedule-group/{app.conf.scheduler_group}"
+        rights.append(ScheduleRights(group, app.conf.scheduler_role_arn))
+    return rights, elsewhere
+
+
+def _queue(name: str, broker: Url, place: Place) -> QueueRights:
+    region = place.region_of(broker)
+    owner = broker.query.get("account") or place.account
+    base = f"arn:{partition_of(region)}:sqs:{region}:{owner}:{broker.query.get('queue_name_prefix', '')}"
+    return QueueRights(base + name, base + dead_letter_name(name), place.queues_key)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 import cloudq
+from cloudq.app import CloudQ
 from cloudq.beat.embedded import Embedded
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
-from cloudq.errors import ImproperlyConfigured, OperationalError
-from cloudq.worker import autoscale, logs
+from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError
+from cloudq.worker import autoscale, logs, reload
 from cloudq.worker.companions import GOING, Companions
 from cloudq.worker.worker import Worker
 
@@ -91,6 +93,9 @@ def worker(
         str | None,
         typer.Option("--autoscale", metavar="MAX,MIN", help="Tasks at once: more while messages wait."),
     ] = None,
+    reload_: Annotated[
+        bool, typer.Option("--reload", help="For development: start anew when an imported module changes.")
+    ] = False,
     health_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Serve /healthz and /readyz on this port.")
     ] = None,
@@ -115,7 +120,9 @@ def worker(
         raise typer.BadParameter(f"loglevel is one of {', '.join(_LEVELS)}")
     level = getattr(logging, loglevel.upper())
     with one_line_errors():
-        found = find_app(app, broker, result_backend, needed=True)
+        if reload_:
+            reload.check()
+        found = _find_app(app, broker, result_backend, reload_)
         settings: dict[str, Any] = {
             "worker_max_tasks_per_child": max_tasks_per_child,
             "worker_max_memory_per_child": max_memory_per_child,
@@ -158,14 +165,28 @@ def worker(
         running.check()
         err.print(banner(running), markup=False, soft_wrap=True)
         _on_signals(running)
-        companions = Companions(running)
+        companions = Companions(running, reload=reload_)
         try:
             with Embedded(found) if beat else nullcontext():
                 code = _run(running) if companions.start() else 0
         finally:
             companions.close()
         found.close()
+    if companions.changed:
+        reload.again()
     raise typer.Exit(GOING if companions.going else code)
+
+
+def _find_app(app: str | None, broker: str | None, backend: str | None, reloads: bool) -> CloudQ:
+    try:
+        return find_app(app, broker, backend, needed=True)
+    except CloudQError:
+        raise
+    except Exception:
+        if not reloads:
+            raise
+        reload.wait_for_repair(Path.cwd())
+        reload.again()
 
 
 def _run(running: Worker) -> int:

@@ -10,6 +10,7 @@ from cloudq.worker.condition import Condition
 from cloudq.worker.health import HealthServer
 from cloudq.worker.imds import Imds, on_ec2
 from cloudq.worker.interruption import Interruption
+from cloudq.worker.reload import Reloader
 from cloudq.worker.worker import Worker
 
 #: Exit code of a worker that stopped because its machine goes away: nobody should start it again there.
@@ -19,7 +20,8 @@ GOING: Final = 4
 class Companions:
     """Of one worker; what there is of them follows from its settings."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, reload: bool = False) -> None:
+        self._reloader = Reloader(worker) if reload else None
         self._interruption: Interruption | None = None
         self._condition: Condition | None = None
         self._worker = worker
@@ -40,12 +42,16 @@ class Companions:
         """Before the worker starts. False: it is not to start any more."""
         if self._health is not None:
             self._health.start()
+        if self._reloader is not None:
+            self._reloader.start()
         if self._interruption is not None:
             self._interruption.start()
         return not self.going
 
     def close(self) -> None:
         """After the worker has stopped."""
+        if self._reloader is not None:
+            self._reloader.close()
         if self._autoscaler is not None:
             self._autoscaler.close()
         if self._interruption is not None:
@@ -59,6 +65,11 @@ class Companions:
         if self._condition is None:
             self._condition = Condition(self._worker, self._worker.conf.worker_health_timeout)
         return self._condition
+
+    @property
+    def changed(self) -> bool:
+        """Has a module changed, so that the worker is to start anew?"""
+        return self._reloader is not None and self._reloader.changed is not None
 
     @property
     def going(self) -> bool:

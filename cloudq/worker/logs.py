@@ -16,5 +16,5 @@ def set_up(level: int) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     if level > logging.DEBUG:
-        for name in ("botocore", "boto3", "urllib3", "asyncio"):
+        for name in ("botocore", "boto3", "urllib3", "asyncio", "watchfiles"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -143,13 +143,21 @@ def _tasks(answer: list[dict[str, Any]]) -> None:
     )
 
 
+def _due(answer: list[dict[str, Any]]) -> None:
+    _lines(
+        [f"{moment(each['eta'])} UTC  {each['request']['name']}[{each['request']['id']}]" for each in answer]
+    )
+
+
 def _queues(answer: list[dict[str, Any]]) -> None:
     _lines([f"{each['name']}{' (paused)' if each['paused'] else ''}" for each in answer])
 
 
 _question("active", "Tasks that run.", _tasks)
 _question("reserved", "Tasks that a worker holds and has not begun.", _tasks)
-_question("scheduled", "Tasks with an ETA that a worker holds: none, delays are kept in the queue.", _tasks)
+_question(
+    "scheduled", "Tasks that a worker holds for later, for a limit (delays are kept in the queue).", _due
+)
 _question("stats", "Numbers since the worker's start, pool, queues, resources.", _mapping)
 _question("ping", "Who is there?", _word)
 _question("revoked", "Ids that the worker remembers as revoked.", _lines)

@@ -34,7 +34,8 @@ class Inspect:
         return self._ask("reserved")
 
     def scheduled(self) -> dict[str, Any]:
-        """Tasks with an ETA that a worker holds: none, as delays are kept in the queue (decision 4)."""
+        """Tasks that a worker holds for later, as a limit makes them wait: ``{"eta", "request"}``. Delays
+        are kept in the queue (decision 4)."""
         return self._ask("scheduled")
 
     def registered(self, *attributes: str) -> dict[str, Any]:

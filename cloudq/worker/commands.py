@@ -67,7 +67,11 @@ class Commands:
         return [self.describe(each) for each in self._held() if id(each) not in running]
 
     def do_scheduled(self) -> list[dict[str, Any]]:
-        return []
+        now = self._worker.app.clock.time()
+        return [
+            {"eta": now + rest, "priority": None, "request": self.describe(delivery)}
+            for delivery, rest in self._worker.waiting.listed()
+        ]
 
     def do_registered(self, attributes: list[str]) -> list[str]:
         tasks = self._worker.app.tasks
@@ -186,7 +190,7 @@ class Commands:
         return {id(delivery) for each in self._active() for delivery in deliveries_of(each.job)}
 
     def _held(self) -> list[Delivery]:
-        return list(self._worker.running.values())
+        return [*self._worker.running.values(), *self._worker._groups.listed()]
 
     def _arguments(self, delivery: Delivery) -> tuple[str, str]:
         hidden = self._worker.conf.monitoring_redact

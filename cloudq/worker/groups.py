@@ -52,6 +52,11 @@ class Groups:
         with self._lock:
             return len(self._waiting.get(key, ())) if key is not None else 0
 
+    def listed(self) -> list[Delivery]:
+        """Everything that waits, in order."""
+        with self._lock:
+            return [each for line in self._waiting.values() for each in line]
+
     def clear(self) -> list[Delivery]:
         """Everything that waits, in order; nothing is admitted from it any more."""
         with self._lock:

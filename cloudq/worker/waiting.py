@@ -34,6 +34,13 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._held)
 
+    def listed(self) -> list[tuple[Delivery, float]]:
+        """What is held, and for how many more seconds; the next one first."""
+        with self._changed:
+            held = sorted(self._held)
+        now = time.monotonic()
+        return [(delivery, max(0.0, due - now)) for due, _, delivery in held]
+
     def add(self, delivery: Delivery, delay: float) -> bool:
         """Hold it for ``delay`` seconds. False when there is no room, or it would be too long."""
         with self._changed:

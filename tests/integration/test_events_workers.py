@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import json
+import signal
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
-from worker_processes import eventually, sqlite_scene
+from worker_processes import Scene, eventually, sqlite_scene
 
 from cloudq import CloudQ
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import QueueSpec
+from cloudq.brokers.open import open_broker
 
 WAIT = 20.0
 
 
-def test_children_s_events_reach_every_sink(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", pytest.param("aws", marks=pytest.mark.slow)])
+def scene(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterator[Scene]:
+    if request.param == "sqlite":
+        with sqlite_scene(tmp_path) as made:
+            yield made
+        return
+    url = request.getfixturevalue("ministack_url")
+    made = Scene(tmp_path, f"sqs://?endpoint_url={url}", f"dynamodb://{unique}?endpoint_url={url}", unique)
+    queue, table = open_broker(made.broker), open_backend(made.backend)
+    queue.create_queue(QueueSpec(made.queue, 30.0))  # type: ignore[attr-defined]
+    table.create_table()  # type: ignore[attr-defined]
+    queue.close()
+    table.close()
+    yield made
+
+
+def test_children_s_events_reach_every_sink(scene: Scene) -> None:
     parser = pytest.importorskip("prometheus_client.parser")
     port = servers.free_port()
     with (
-        sqlite_scene(tmp_path) as scene,
-        CloudQ("client", broker=scene.broker, backend=scene.backend) as app,
+        CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue) as app,
         scene.worker(
             "-P", "prefork", "-c", "2", "-E", "--metrics-port", str(port), "--events-log", "json"
         ) as worker,
@@ -30,7 +50,9 @@ def test_children_s_events_reach_every_sink(tmp_path: Path) -> None:
         dying = app.send_task("worker_app.boom")
         dying.get(timeout=WAIT, propagate=False)
 
-        shown = scene.cloudq("events", "--back", "60", "--timeout", "3", "--type", "task-*", "--json")
+        shown = scene.cloudq(
+            "events", "--back", "60", "-n", "18", "--timeout", "20", "--type", "task-*", "--json"
+        )
         events = [json.loads(line) for line in shown.stdout.splitlines()]
         for result in results:
             types = [each["type"] for each in events if each["uuid"] == result.id]
@@ -58,3 +80,31 @@ def test_children_s_events_reach_every_sink(tmp_path: Path) -> None:
 
         eventually("its log says so too", logged)
         assert worker.stop() == 0, worker.text
+
+
+def test_history_survives_the_worker_and_names_the_dead(scene: Scene) -> None:
+    """What is kept: a success, a failure, a task whose child was killed; then the worker stops."""
+    with (
+        CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue) as app,
+        scene.worker(
+            "-P", "prefork", "-c", "1", "-n", "w1",
+            CLOUDQ_MONITORING="history", CLOUDQ_TASK_REJECT_ON_WORKER_LOST="false",
+        ) as worker,
+    ):  # fmt: skip
+        good = app.send_task("worker_app.add", (1, 2))
+        bad = app.send_task("worker_app.boom", ("not today",))
+        dead = app.send_task("worker_app.die", (signal.SIGKILL.name,))
+        for each in (good, bad, dead):
+            each.get(timeout=WAIT, propagate=False)
+        assert worker.stop() == 0, worker.text
+
+        entries = {each.id: each for each in app.history.query().entries}
+        assert (entries[good.id].state, entries[good.id].result) == ("SUCCESS", "3")
+        assert (entries[bad.id].state, entries[bad.id].args) == ("FAILURE", "['not today']")
+        assert "raise ValueError(text)" in (entries[bad.id].traceback or "")
+        assert "WorkerLostError" in (entries[dead.id].exception or "")
+        assert {each.worker for each in entries.values()} == {"w1"}
+        assert [each.id for each in app.history.query(state="FAILURE", name="worker_app.boom").entries] == [
+            bad.id
+        ]
+        assert app.history.task(good.id)[0].queue == scene.queue

@@ -298,3 +298,20 @@ def test_no_key_is_shown_by_inspect_conf() -> None:
 
     keys = {name for name in NAMES if name.endswith(("_key", "_keys", "_secret", "_token", "_password"))}
     assert keys <= set(SECRET)
+
+
+def test_what_a_limit_or_its_group_holds_back_is_seen(live: CloudQ) -> None:
+    @live.task(name="rare", rate_limit="1/h")
+    def rare(n: int) -> int:
+        return n
+
+    with running_worker(live, ["q.fifo"], hostname="w1") as worker:
+        sent = [live.send_task("rare", (n,), queue="q.fifo", group_id="g") for n in range(3)]
+        assert sent[0].get(timeout=20) == 0
+        while not (worker.waiting and len(worker._groups.listed()) == 1):
+            pass
+        ask = live.control.inspect(timeout=20)
+        [held] = ask.scheduled()["w1"]
+        assert (held["request"]["id"], held["request"]["args"]) == (sent[1].id, "[1]")
+        assert held["eta"] > live.clock.time() + 600
+        assert [each["id"] for each in ask.reserved()["w1"]] == [sent[2].id]

@@ -7,15 +7,18 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import servers
+from typer.testing import CliRunner
 from worker_processes import Scene, eventually, sqlite_scene
 
 from cloudq import CloudQ
 from cloudq.backends.open import open_backend
 from cloudq.brokers.base import QueueSpec
 from cloudq.brokers.open import open_broker
+from cloudq.cli.main import cli
 
 WAIT = 20.0
 
@@ -34,6 +37,11 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Iterat
     queue.close()
     table.close()
     yield made
+
+
+def cloudq(scene: Scene, *words: str) -> Any:
+    """A command, in this process."""
+    return CliRunner().invoke(cli, [*words, "--result-backend", scene.backend])
 
 
 def test_children_s_events_reach_every_sink(scene: Scene) -> None:
@@ -57,10 +65,10 @@ def test_children_s_events_reach_every_sink(scene: Scene) -> None:
         for result in results:
             types = [each["type"] for each in events if each["uuid"] == result.id]
             assert types == ["task-received", "task-started", "task-succeeded"]
-        told = scene.cloudq("events", "--back", "60", "-n", "1", "--type", "task-failed").stdout
+        told = cloudq(scene, "events", "--back", "60", "-n", "1", "--type", "task-failed").stdout
         assert f"worker_app.boom[{dying.id}]" in told
         assert "exception=ValueError('no good')" in told
-        assert scene.cloudq("events", "--type", "task-dance").returncode == 2
+        assert cloudq(scene, "events", "--type", "task-dance").exit_code == 2
 
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

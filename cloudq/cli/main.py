@@ -26,6 +26,7 @@ from cloudq.cli import (
     iam,
     inspect,
     keys,
+    lambdas,
     local,
     package,
     queues,
@@ -80,6 +81,7 @@ cli.add_typer(dlq.commands, name="dlq")
 cli.command("beat")(beat.beat)
 cli.add_typer(schedule.commands, name="schedule")
 cli.add_typer(keys.commands, name="keys")
+cli.add_typer(lambdas.commands, name="lambda")
 cli.command("package")(package.package)
 cli.command("iam")(iam.iam)
 cli.command("local")(local.local)

@@ -19,7 +19,10 @@ def client(scene: Scene) -> CloudQ:
     return CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue)
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork", "asyncio", "solo"])
+@pytest.mark.parametrize(
+    "pool",
+    ["prefork", *(pytest.param(each, marks=pytest.mark.slow) for each in ("threads", "asyncio", "solo"))],
+)
 def test_calls_are_handled_in_batches_and_end_one_by_one(pool: str, tmp_path: Path) -> None:
     with sqlite_scene(tmp_path) as scene, client(scene) as app:
         # there before the worker is: so the batches are full, though it may hold but two messages

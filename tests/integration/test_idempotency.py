@@ -19,7 +19,9 @@ def client(scene: Scene) -> CloudQ:
     return CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue)
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork", pytest.param("asyncio", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(each, marks=pytest.mark.slow) for each in ("threads", "asyncio"))]
+)
 def test_calls_with_one_key_are_one_run_over_all_workers(pool: str, tmp_path: Path) -> None:
     with (
         sqlite_scene(tmp_path) as scene,

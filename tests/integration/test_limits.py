@@ -30,7 +30,13 @@ def most_at_a_time(runs: Iterable[Run]) -> int:
     return most
 
 
-@pytest.fixture(params=["threads", "prefork", pytest.param("asyncio", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        "prefork",
+        pytest.param("threads", marks=pytest.mark.slow),
+        pytest.param("asyncio", marks=pytest.mark.slow),
+    ]
+)
 def pool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

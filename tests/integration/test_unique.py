@@ -18,7 +18,7 @@ from cloudq.testing.workers import running_worker
 WAIT = 30.0
 
 
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
 def test_callers_at_once_send_one_and_all_get_its_result(pool: str, tmp_path: Path) -> None:
     with sqlite_scene(tmp_path) as scene, worker_app.app.using(broker=scene.broker, backend=scene.backend):
         with scene.worker("-P", pool, "-c", "2"), ThreadPoolExecutor(6) as callers:

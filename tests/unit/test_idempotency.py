@@ -127,7 +127,7 @@ def test_a_failure_frees_the_key(stage: Stage) -> None:
         return "paid"
 
     calls = [charge.delay(1), charge.delay(1), charge.delay(1)]
-    stage.run_all(stage.app.lifecycle("w1"))
+    stage.run_all(stage.app.lifecycle("w1"), seconds=1)  # at once, not when the claim has run out
 
     assert [each.state for each in calls] == ["FAILURE", "SUCCESS", "SUCCESS"]
     assert len(stage.starts) == 2
@@ -262,7 +262,7 @@ def test_the_claim_of_a_child_that_died_is_free_at_once(stage: Stage) -> None:
     assert isinstance(worker.prepare(taken), Ready)
     verdict = worker.lost(taken, Died("killed by signal 9"))
     stage.carry_out(taken, verdict)
-    stage.clock.advance(2)
+    stage.clock.advance(1.1)
     [again] = stage.receive()
 
     assert isinstance(worker.prepare(again), Ready)

@@ -204,8 +204,11 @@ class Producer:
             return None
         if self._conf.delay_tier != "scheduler":
             raise ImproperlyConfigured(f"delay_tier is hop or scheduler, got {self._conf.delay_tier!r}")
-        if not is_fifo(queue) and due - now <= self._broker().capabilities.max_delay:
-            return None
+        broker = self._broker()
+        if not is_fifo(queue) and (
+            due - now <= broker.capabilities.max_delay or not eventbridge.serves(broker)
+        ):
+            return None  # the embedded broker of a laptop hops, whatever the settings say
         self._one_shots()  # a tier that cannot work is an error before anything is sent
         eventbridge.at_expression(due, now)
         return due
@@ -221,7 +224,9 @@ class Producer:
 
         True when there was one: the task will not come. Always False where ``delay_tier`` is hop.
         """
-        return self._conf.delay_tier == "scheduler" and self._one_shots().remove(task_id, tries)
+        if self._conf.delay_tier != "scheduler" or not eventbridge.serves(self._broker()):
+            return False
+        return self._one_shots().remove(task_id, tries)
 
     def _delay(self, due: float | None, now: float, queue: str) -> float:
         delay = hop.first_delay(due, now, self._broker().capabilities.max_delay)

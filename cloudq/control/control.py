@@ -60,16 +60,18 @@ class Control:
             return {}
         until = self._clock.time() + self._conf.revokes_expire
         self.boards.revoke(wanted, until, terminate)  # first: a record alone stops no worker
-        self._withdraw(wanted)
-        return {each: self._record(each, terminate) for each in wanted}
+        scheduled = self._scheduled_tries(wanted)
+        found = {each: self._record(each, terminate) for each in wanted}
+        for each, tries in scheduled.items():  # the board may have forgotten when EventBridge sends
+            self._unschedule(each, tries)
+        return found
 
-    def _withdraw(self, task_ids: Iterable[str]) -> None:
-        """Delete what EventBridge was to send, perhaps after the board has forgotten."""
+    def _scheduled_tries(self, task_ids: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The tries that EventBridge may have a schedule for: the first, and the retry that is recorded."""
         if self._conf.delay_tier != "scheduler":
-            return
-        for task_id in task_ids:
-            record = self._store.read(task_id)
-            self._unschedule(task_id, (0, record.retries if record is not None else 0))
+            return {}
+        records = self._store.read_many(task_ids)
+        return {each: (0, records[each].retries) if each in records else (0,) for each in task_ids}
 
     def terminate(self, task_id: str | Iterable[str], *, signal: str = "SIGTERM") -> dict[str, str]:
         """``revoke`` with ``terminate=True``."""

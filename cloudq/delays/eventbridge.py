@@ -224,6 +224,13 @@ def _group_of(task_id: str) -> str:
     return hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def serves(broker: Broker) -> bool:
+    """Can EventBridge Scheduler send to this broker's queues?"""
+    from cloudq.brokers.sqs import SqsBroker
+
+    return isinstance(broker, SqsBroker)
+
+
 def open_one_shots(broker: Broker, conf: Conf, clock: Clock) -> OneShots:
     """The scheduler tier as the settings say. Raises ImproperlyConfigured, Unsupported (not on SQS)."""
     from cloudq.brokers.sqs import SqsBroker

@@ -328,13 +328,28 @@ def test_a_tier_that_cannot_work_is_an_error_at_the_call(settings: dict[str, Any
         Scene(**settings).app.send_task("t", countdown=DAY)
 
 
-def test_the_tier_needs_sqs() -> None:
+def test_on_another_broker_long_delays_hop_and_fifo_has_none() -> None:
     app = CloudQ(
         "x", broker="memory://", backend="memory://", delay_tier="scheduler", scheduler_role_arn=ROLE
     )
 
-    with app, pytest.raises(Unsupported, match="set delay_tier to hop"):
-        app.send_task("t", queue="q.fifo", countdown=5)
+    with app:
+        sent = app.send_task("t", countdown=300 * DAY)
+        sent.revoke()
+        assert app.broker.depth("cloudq").delayed == 1
+        with pytest.raises(Unsupported, match="set delay_tier to hop"):
+            app.send_task("t", queue="q.fifo", countdown=5)
+
+
+def test_when_the_schedule_cannot_be_deleted_the_task_is_revoked_all_the_same_and_the_error_is_seen(
+    scene: Scene,
+) -> None:
+    result = scene.app.send_task("t", countdown=DAY)
+    scene.port.replies["DeleteSchedule"] = [aws_error("ValidationException", "no")]
+
+    with pytest.raises(OperationalError):
+        result.revoke()
+    assert result.state == "REVOKED"
 
 
 def test_revoking_deletes_the_schedule_of_the_present_try(scene: Scene) -> None:

@@ -43,6 +43,18 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
 }
 
 
+_GREENLETS = (
+    "greenlets would share one thread with what renews the leases of messages, and a task that computes would "
+    "lose them all; use the pool threads, or asyncio for async def tasks"
+)
+#: What people know from elsewhere, and why it is not here (docs/decisions.md).
+_NOT_HERE: dict[tuple[str, str], str] = {
+    ("pools", "gevent"): _GREENLETS,
+    ("pools", "eventlet"): _GREENLETS,
+    ("pools", "processes"): "it is called prefork",
+}
+
+
 def names(kind: str) -> list[str]:
     """Every known plug-in of a kind, sorted."""
     return sorted({*BUILTIN[kind], *(point.name for point in _installed(kind))})
@@ -59,6 +71,8 @@ def load(kind: str, name: str) -> Any:
     import difflib
 
     known = names(kind)
+    if (kind, name) in _NOT_HERE:
+        raise UnknownScheme(f"no {kind[:-1]} is called {name!r}: {_NOT_HERE[kind, name]}")
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise UnknownScheme(f"no {kind[:-1]} is called {name!r}{hint} Known: {', '.join(known)}.")

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from cloudq import plugins
 from cloudq.brokers.base import BrokerCapabilities, Delivery, Refused
 from cloudq.clock import SYSTEM_CLOCK
-from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable
+from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable, UnknownScheme
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release
 from cloudq.worker.cores import cores
@@ -283,3 +284,14 @@ def test_a_containers_limit_is_heeded(text: str, most: int, tmp_path: Path) -> N
 
     assert 1 <= cores(str(tmp_path / "cpu.max")) <= most
     assert cores(str(tmp_path / "cpu.max")) <= cores(str(tmp_path / "none"))
+
+
+# --- pools by name ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("gevent", "use the pool threads"), ("processes", "called prefork")]
+)
+def test_a_pool_known_from_elsewhere_is_refused_with_what_to_use(name: str, words: str) -> None:
+    with pytest.raises(UnknownScheme, match=words):
+        plugins.load("pools", name)

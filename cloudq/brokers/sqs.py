@@ -329,6 +329,11 @@ class SqsBroker:
         """The queue's ARN, for those who send to it from elsewhere in AWS."""
         return self._run(self._queues.likely_arn(queue))
 
+    def deduplicates_by_content(self, queue: str) -> bool:
+        """Does this FIFO queue take messages without a deduplication id?"""
+        found = self._run(self._queues.attributes(queue, ["ContentBasedDeduplication"]))
+        return found.get("ContentBasedDeduplication") == "true"
+
     def send(self, queue: str, messages: Sequence[Message]) -> list[str]:
         return self._run(self.operations.send(queue, messages)) if messages else []
 

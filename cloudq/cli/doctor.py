@@ -13,6 +13,7 @@ import typer
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.brokers.base import QueueInfo
+from cloudq.cli import doctor_time
 from cloudq.cli.common import (
     AppOption,
     BackendOption,
@@ -79,6 +80,10 @@ def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:
     yield from _guarded("broker", lambda: _broker(app, queues))
     yield from _guarded("results", lambda: _results(app))
     yield from _guarded("large messages", lambda: _large_messages(app))
+    yield from _guarded("delays", lambda: (Finding(*each) for each in doctor_time.delays(app, queues)))
+    yield from _guarded(
+        "periodic tasks", lambda: (Finding(*each) for each in doctor_time.periodic_tasks(app))
+    )
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

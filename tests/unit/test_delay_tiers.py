@@ -414,3 +414,27 @@ def test_a_datetime_without_zone_is_in_the_apps_zone() -> None:
 
     [made] = scene.made
     assert made["ScheduleExpression"] == f"at({local - timedelta(hours=9):%Y-%m-%dT%H:%M:%S})"
+
+
+# --- doctor -------------------------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_the_group_and_at_fifo_queues(scene: Scene) -> None:
+    from cloudq.cli.doctor_time import delays
+
+    scene.port.replies["GetScheduleGroup"] = [{}]
+    attributes = {"a.fifo": "true", "b.fifo": "false"}
+    scene.port.replies["GetQueueAttributes"] = [
+        lambda call: {
+            "Attributes": {
+                "ContentBasedDeduplication": attributes[call.params["QueueUrl"].rpartition("/")[2]]
+            }
+        }
+    ]
+    found = list(delays(scene.app, ["q", "a.fifo", "b.fifo"]))
+    assert [(level, what) for level, what, _ in found] == [("ok", "delays"), ("FAIL", "queue b.fifo")]
+
+    scene.port.replies["GetScheduleGroup"] = [aws_error("ResourceNotFoundException")]
+    assert [level for level, _, _ in delays(scene.app, [])] == ["FAIL"]
+    assert [level for level, _, _ in delays(Scene(scheduler_role_arn=None).app, [])] == ["FAIL"]
+    assert list(delays(Scene(delay_tier="hop").app, ["a.fifo"])) == []

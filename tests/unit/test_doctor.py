@@ -71,3 +71,17 @@ def test_a_place_that_other_machines_do_not_find_is_warned_of() -> None:
 
     app = CloudQ("x", broker=Cloud(), backend="memory://", broker_large_messages="memory://")
     assert (WARN, "large messages") in {each[:2] for each in findings(app, "cloudq")}
+
+
+def test_periodic_tasks_are_counted_and_those_that_nobody_can_send_are_warned_of() -> None:
+    app = CloudQ("x", broker="memory://", backend="disabled://")
+    app.periodic(60)(app.task(name="known")(lambda: None))
+    app.conf.beat_schedule = {"other": {"task": "elsewhere", "schedule": 60}}
+
+    found = [(level, detail) for level, what, detail in findings(app, "cloudq") if what == "periodic tasks"]
+    assert (OK, "2 declared") in found
+    assert [detail for level, detail in found if level == WARN and "elsewhere" in detail]
+    assert [detail for level, detail in found if level == WARN and "needs a results store" in detail]
+
+    app.conf.beat_schedule = {"bad": {"task": "t", "schedule": "never"}}
+    assert (FAIL, "periodic tasks") in {(level, what) for level, what, _ in findings(app, "cloudq")}

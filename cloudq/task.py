@@ -24,7 +24,7 @@ from cloudq.canvas.sender import Sender
 from cloudq.canvas.signature import Signature
 from cloudq.context import Request
 from cloudq.errors import ImproperlyConfigured, MaxRetriesExceededError, Replace, Retry
-from cloudq.options import CallOptions, check_task_options
+from cloudq.options import CallOptions, check_call_options, check_task_options
 from cloudq.rates import limit_of
 from cloudq.results.handle import AsyncResult, EagerResult
 from cloudq.retry import DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, RetryPolicy
@@ -391,6 +391,10 @@ class Task(Generic[P, R]):
             raise ValueError(f"{self.name} is not running as a member of a chord's header")
         if sig.get("subtask_type") == "group":
             raise ImproperlyConfigured("add the members of a group one by one: add_to_chord takes one result")
+        from cloudq.canvas.plan import replacement
+
+        for each in replacement(sig):
+            check_call_options(each["options"])
         if "task_id" not in sig.options:
             sig = sig.clone(task_id=ids.derived_id(request.id, "added", len(request.added)))
         request.added.append(sig)

@@ -71,7 +71,8 @@ def frozen_members(step: Step, place: Place) -> Iterator[tuple[Flow, int]]:
         if frozen:
             count = _outcomes(flow)
         else:
-            seed = ids.derived_id(step["options"]["task_id"], "flow", n)
+            single = len(flow) == 1 and not is_group(flow[0])  # its id is that of its place
+            seed = "" if single else ids.derived_id(step["options"]["task_id"], "flow", n)
             count = freeze(flow, seed, Place(place.group_id, index))
         yield flow, index
         index += count

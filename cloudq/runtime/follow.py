@@ -6,6 +6,7 @@ and records are written where nothing is yet (decisions 7 and 8).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from cloudq import ids, states
 from cloudq.canvas.freeze import Place, child_of, freeze, frozen_members
 from cloudq.canvas.plan import Flow, Step, as_one, flow_of, give_errback, is_group, replacement, steps_of
 from cloudq.context import Request
-from cloudq.errors import SerializationError, TaskError
+from cloudq.errors import MessageTooLarge, SerializationError, TaskError, Unsupported, ValueTooLarge
 from cloudq.message import Envelope, GroupRef
 from cloudq.producer import Outgoing
 from cloudq.results import failure
@@ -27,6 +28,17 @@ from cloudq.workflows.members import ADDED, CAUSE, MORE
 from cloudq.workflows.shelf import is_rest
 from cloudq.workflows.words import AGAIN, ARRIVE, ERRBACK, REPLACED
 
+logger = logging.getLogger("cloudq.task")
+
+#: Errors of a message that no second try would cure.
+UNSENDABLE = (
+    MessageTooLarge,
+    SerializationError,
+    ValueTooLarge,
+    Unsupported,
+    TypeError,
+    ValueError,  # ImproperlyConfigured among them
+)
 _SHORT = 2_000
 #: Characters of a failed task's message that its record keeps.
 _KEPT = 64 * 1024
@@ -43,7 +55,10 @@ class Follower:
         """May be called any number of times. ``again``: this may have been done before."""
         setting = _setting(envelope, again)
         if record.state == states.SUCCESS:
-            self._launcher.send(self._successors(envelope, record.result, setting))
+            try:
+                self._launcher.send(self._successors(envelope, record.result, setting))
+            except UNSENDABLE as error:
+                self._cannot_go_on(_steps(envelope), envelope, error)
         elif record.failed:
             self._launcher.send(self._errbacks(envelope, record, setting, stored))
             self._give_up(_steps(envelope), envelope, record)
@@ -211,12 +226,22 @@ class Follower:
             assert size is not None
             join.fire(lambda: self._fire(group.id, size, chord, setting))
 
+    def _cannot_go_on(self, steps: Flow, envelope: Envelope, error: Exception) -> None:
+        """What follows can never be sent: trying again would not end. Who waits for it hears why."""
+        logger.error("what follows %s[%s] cannot be sent: %s", envelope.task, envelope.id, error)
+        gone = Record(envelope.id, states.FAILURE, error, traceback=f"{type(error).__name__}: {error}")
+        self._give_up(steps, envelope, gone)
+
     def _fire(self, group_id: str, size: int, chord: Mapping[str, Any], setting: Setting) -> None:
         if chord.get("task") == ARRIVE:
             inner = chord["kwargs"]
             self._arrive(_group_of(inner), inner["chord"], setting)
             return
-        self._launcher.fire(chord, joined_of(group_id, size, chord), setting)
+        try:
+            self._launcher.fire(chord, joined_of(group_id, size, chord), setting)
+        except UNSENDABLE as error:
+            member = Envelope(task="group", id=group_id, root_id=setting.root_id, headers=setting.headers)
+            self._cannot_go_on(self._launcher.unshelved(chord), member, error)
 
 
 def _setting(envelope: Envelope, again: bool) -> Setting:
@@ -248,3 +273,11 @@ def callback(envelope: Envelope, kind: str, index: int, signature: Mapping[str, 
 
 def _steps(envelope: Envelope) -> Flow:
     return [dict(each) for each in envelope.chain]
+
+
+def named(child: Any) -> Any:
+    """A task's child as its record names it: an id, or a group with its members'."""
+    if not hasattr(child, "as_tuple"):
+        return child
+    plain = child.as_tuple()
+    return plain if plain[1] is not None else child.id

@@ -326,7 +326,8 @@ class Lifecycle:
         if isinstance(args, Outcome):
             request = self._request(delivery, envelope, task, records)
             return self.settle(Ready(delivery, envelope, task, request, known, records), args)
-        admitted = NOTHING if self._eager else self._admit(task, envelope, delivery)
+        whole = envelope if args is envelope.args else envelope.with_(args=args)  # keys are made of arguments
+        admitted = NOTHING if self._eager else self._admit(task, whole, delivery)
         if isinstance(admitted, Wait):
             return self._defer(delivery, envelope, admitted)
         if isinstance(admitted, Record):

@@ -25,7 +25,7 @@ from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime import limits
-from cloudq.runtime.follow import Follower
+from cloudq.runtime.follow import UNSENDABLE, Follower, named
 from cloudq.runtime.idempotency import Claim
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
@@ -238,10 +238,14 @@ class Settler:
             store = self._store  # the record of an earlier try would make the new task look stale
             self._patience.call(f"replacing {label(envelope)}", lambda: store.forget(envelope.id))
         again = ready.delivery.receive_count > 1
-        self._patience.call(
-            f"sending what replaces {label(envelope)}",
-            lambda: self._follower.replace(envelope, replace.signature, again=again),
-        )
+        try:
+            self._patience.call(
+                f"sending what replaces {label(envelope)}",
+                lambda: self._follower.replace(envelope, replace.signature, again=again),
+            )
+        except UNSENDABLE as error:  # then this task has failed
+            trace = f"{type(error).__name__}: {error}"
+            return self._end(ready, Outcome(states.FAILURE, error=error, traceback=trace))
         logger.info("task %s replaced itself by %s", label(envelope), replace.signature.get("task"))
         return ACK
 
@@ -476,14 +480,6 @@ def _unstorable(
     message = f"the result of {ready.envelope.task} cannot be stored: {error}"
     kind = ValueTooLarge(message) if isinstance(error, ValueTooLarge) else SerializationError(message, "")
     return Outcome(states.FAILURE, error=kind, traceback=message, runtime=outcome.runtime)
-
-
-def named(child: Any) -> Any:
-    """A task's child as its record names it: an id, or a group with its members'."""
-    if not hasattr(child, "as_tuple"):
-        return child
-    plain = child.as_tuple()
-    return plain if plain[1] is not None else child.id
 
 
 def label(envelope: Envelope) -> str:

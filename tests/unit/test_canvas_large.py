@@ -12,7 +12,7 @@ from cloudq import CloudQ, chain, chord, group
 from cloudq.brokers.base import Message
 from cloudq.canvas.freeze import freeze, member_id
 from cloudq.canvas.plan import steps_of
-from cloudq.errors import ChordError
+from cloudq.errors import ChordError, MessageTooLarge
 from cloudq.execution.call import NoWatch
 from cloudq.runtime.verdict import Ack
 
@@ -166,6 +166,52 @@ def test_what_follows_a_group_is_not_copied_into_every_member(bench: Bench) -> N
     bench.run()
 
     assert sent.get(timeout=0) == [20, 100_000]
+
+
+def test_a_result_that_no_message_can_hold_fails_the_steps_after_it(bench: Bench) -> None:
+    @bench.app.task(name="huge")
+    def huge(*args: Any) -> Any:
+        return "x" * (LIMIT + 1)
+
+    made = chord([huge.s() | bench.add.s("y") | bench.add.s("z"), bench.add.s(1, 1)], bench.total.s()).delay()
+    bench.run()
+
+    with pytest.raises(ChordError, match="MessageTooLarge"):
+        made.get(timeout=0)
+    assert made.parent[0].parent.parent.state == "SUCCESS"
+    with pytest.raises(MessageTooLarge):
+        made.parent[0].parent.get(timeout=0)
+
+
+def test_results_of_a_header_may_be_larger_than_a_message(bench: Bench) -> None:
+    @bench.app.task(name="huge")
+    def huge(*args: Any) -> Any:
+        return "x" * (LIMIT + 1)
+
+    @bench.app.task(name="lengths")
+    def lengths(values: Any) -> Any:
+        return [len(each) for each in values]
+
+    made = chord([huge.s(), huge.s()], lengths.s()).delay()
+    bench.run()
+
+    assert made.get(timeout=0) == [LIMIT + 1] * 2
+
+
+def test_a_replacement_that_cannot_be_sent_is_the_tasks_failure(bench: Bench) -> None:
+    @bench.app.task(name="becomes", bind=True)
+    def becomes(self: Any, how: str) -> Any:
+        if how == "large":
+            return self.replace(bench.add.s("x", "y" * (LIMIT + 1)))
+        return self.replace(bench.add.s(1, 1).set(quueue="x"))
+
+    large, wrong = becomes.delay("large"), becomes.delay("wrong")
+    bench.run()
+
+    with pytest.raises(MessageTooLarge):
+        large.get(timeout=0)
+    with pytest.raises(TypeError, match="quueue"):
+        wrong.get(timeout=0)
 
 
 def test_many_chosen_ids(bench: Bench) -> None:

@@ -20,6 +20,11 @@ POOL_SIZE: Final = 64
 #: Seconds to wait for an answer. SQS and DynamoDB answer in milliseconds; objects may be large.
 READ_TIMEOUT: Final = 60.0
 READ_TIMEOUTS: Final = {"sqs": 15.0, "dynamodb": 15.0}
+#: ... of these, which are small and must be through before a lease has run out (the lean driver).
+SHORT_TIMEOUTS: Final = {
+    ("sqs", "ChangeMessageVisibilityBatch"): 5.0,
+    ("sqs", "DeleteMessageBatch"): 5.0,
+}
 #: The longest wait a service offers (an SQS long poll), on top of the usual.
 LONGEST_WAIT: Final = 20.0
 #: With an endpoint of one's own the region is a mere label of the signature.

@@ -15,7 +15,13 @@ from typing import Final, TypeAlias
 from cloudq.aws import awsjson
 from cloudq.aws.http1 import BrokenAnswer, HttpAnswer, request
 from cloudq.aws.identity import Endpoint, Identity
-from cloudq.aws.options import LEAN_BACKOFF, MAX_ATTEMPTS, READ_TIMEOUT, READ_TIMEOUTS
+from cloudq.aws.options import (
+    LEAN_BACKOFF,
+    MAX_ATTEMPTS,
+    READ_TIMEOUT,
+    READ_TIMEOUTS,
+    SHORT_TIMEOUTS,
+)
 from cloudq.aws.port import Answer, Call, Pause
 from cloudq.aws.quota import RetryQuota
 from cloudq.aws.sigv4 import Signer, timestamp
@@ -111,7 +117,8 @@ def conversation(wire: Wire, call: Call, quota: RetryQuota) -> Conversation:
     """Make the call, with retries. Raises what ``Port.call`` raises."""
     body = awsjson.encode(call)
     waits = backoff(*LEAN_BACKOFF)
-    timeout = READ_TIMEOUTS.get(call.service, READ_TIMEOUT) + call.timeout
+    usual = READ_TIMEOUTS.get(call.service, READ_TIMEOUT)
+    timeout = SHORT_TIMEOUTS.get((call.service, call.operation), usual) + call.timeout
     tries, mended, renewed = 0, False, False
     while True:
         tries += 1

@@ -11,18 +11,22 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery
 from cloudq.clock import Clock
 from cloudq.errors import OperationalError
+from cloudq.runtime.crew import Crew
 
 logger = logging.getLogger("cloudq.leases")
 
 #: A lease is renewed after this share of its timeout, less up to a fifth of that as jitter.
 RENEW_AT: Final = 1 / 3
+#: Renewals under way at once.
+CALLS: Final = 8
 #: Share of the timeout between two looks at the leases.
 LOOK_EVERY: Final = 1 / 12
 
@@ -40,10 +44,16 @@ class Lease:
     told: bool = field(default=False)
     #: It is about to be acknowledged, or has been: a refusal is no loss.
     eased: bool = field(default=False)
+    #: A renewal is under way.
+    busy: bool = field(default=False)
 
 
 class Leases:
-    """Renews what it holds, from one thread. ``on_lost`` is called once per lost delivery."""
+    """Renews what it holds. ``on_lost`` is called once per lost delivery.
+
+    One thread looks what is due; the calls are made by several, so that one which hangs costs at most
+    the leases of its own batch.
+    """
 
     def __init__(
         self, broker: Broker, clock: Clock, on_lost: Callable[[Delivery], None] = lambda delivery: None
@@ -56,6 +66,7 @@ class Leases:
         self._closed = False
         self._shortest = float("inf")
         self._thread: threading.Thread | None = None
+        self._crew = Crew(CALLS, "cloudq-renewals")
         #: How many leases were ever lost.
         self.lost_count = 0
 
@@ -116,16 +127,38 @@ class Leases:
             self._thread.join(5.0)
 
     def beat(self) -> None:
-        """Renew what is due, once. Called by the thread; tests call it themselves."""
+        """Renew what is due, once, and wait for that."""
+        for renewal in self._due(None):
+            renewal()
+
+    def _due(self, size: int | None) -> Iterator[Callable[[], None]]:
+        """What is to be renewed now: a call for each queue and timeout, of at most ``size`` messages."""
         now = self._clock.time()
         look = self._look_every()
         with self._changed:
-            due = [lease for lease in self._held.values() if not lease.lost and lease.renew_at <= now + look]
+            due = [
+                lease
+                for lease in self._held.values()
+                if not (lease.lost or lease.busy) and lease.renew_at <= now + look
+            ]
+            late = [lease for lease in self._held.values() if lease.busy and now >= lease.expires]
+            for lease in due:
+                lease.busy = True
+        self._lose([lease for lease in late if not lease.lost], "its renewal got no answer in time")
         batches: dict[tuple[str, float], list[Lease]] = {}
         for lease in due:
             batches.setdefault((lease.delivery.queue, lease.timeout), []).append(lease)
         for (queue, timeout), leases in batches.items():
+            for start in range(0, len(leases), size or len(leases)):
+                part = leases[start : start + (size or len(leases))]
+                yield partial(self._renew_part, queue, timeout, part)
+
+    def _renew_part(self, queue: str, timeout: float, leases: list[Lease]) -> None:
+        try:
             self._renew(queue, timeout, leases)
+        finally:
+            for lease in leases:
+                lease.busy = False
 
     def _renew(self, queue: str, timeout: float, leases: list[Lease]) -> None:
         now = self._clock.time()
@@ -194,6 +227,7 @@ class Leases:
                 if self._closed:
                     return
             try:
-                self.beat()
+                for renewal in self._due(self._broker.capabilities.max_batch):
+                    self._crew.do(renewal)
             except Exception:
                 logger.exception("renewing leases failed; going on")

@@ -26,6 +26,9 @@ LINGER: Final = 0.005
 BATCH: Final = 10
 #: Acknowledgements in flight at once.
 ACKERS: Final = 6
+#: So many may wait before the places of those that come then stay taken until they are through: a worker whose
+#: acknowledgements fail must not go on receiving, or it would end up holding more than it can renew.
+CROWD: Final = 100
 #: A message that nowhere takes: left alone this long before it is tried again (seconds).
 NOWHERE: Final = 900.0
 
@@ -46,6 +49,9 @@ class Disposal:
         self._ripe = threading.Condition(lock)
         #: queue -> (what is to be acknowledged, when the first of it came)
         self._acks: dict[str, tuple[list[Delivery], float]] = {}
+        #: Acknowledgements handed in and not through yet; and whom to tell of a place that is free then.
+        self._waiting = 0
+        self._owed: dict[str, Callable[[], None]] = {}
         self._others: list[tuple[Delivery, Release | Bury]] = []
         self._urgent = False
         self._busy = 0
@@ -64,22 +70,33 @@ class Disposal:
             thread.start()
             self._threads.append(thread)
 
-    def apply(self, delivery: Delivery, verdict: Verdict) -> None:
-        """Have the verdict carried out."""
+    def apply(self, delivery: Delivery, verdict: Verdict, free: Callable[[], None] = lambda: None) -> None:
+        """Have the verdict carried out; ``free`` is called when another message may take its place."""
         if isinstance(verdict, Abandon) or (isinstance(verdict, Ack) and verdict.already):
             self._leases.remove(delivery)
-            return
-        with self._changed:
-            if isinstance(verdict, Ack):
-                waiting, _ = self._acks.get(delivery.queue) or self._acks.setdefault(
-                    delivery.queue, ([], time.monotonic())
-                )
-                waiting.append(delivery)
-                if len(waiting) == 1 or len(waiting) % BATCH == 0:
-                    self._ripe.notify()
-            else:
+        elif isinstance(verdict, Ack):
+            if self._queue_ack(delivery, free):
+                return
+        else:
+            with self._changed:
                 self._others.append((delivery, verdict))
                 self._changed.notify_all()
+        free()
+
+    def _queue_ack(self, delivery: Delivery, free: Callable[[], None]) -> bool:
+        """True when its place stays taken until it is acknowledged."""
+        with self._changed:
+            waiting, _ = self._acks.get(delivery.queue) or self._acks.setdefault(
+                delivery.queue, ([], time.monotonic())
+            )
+            waiting.append(delivery)
+            if len(waiting) == 1 or len(waiting) % BATCH == 0:
+                self._ripe.notify()
+            crowded = self._waiting >= CROWD
+            if crowded:
+                self._owed[delivery.receipt] = free
+            self._waiting += 1
+            return crowded
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything handed in so far is done; False when time ran out."""
@@ -112,7 +129,11 @@ class Disposal:
             self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
             with self._changed:
                 self._busy -= 1
+                self._waiting -= len(deliveries)
+                freed = [self._owed.pop(each.receipt) for each in deliveries if each.receipt in self._owed]
                 self._changed.notify_all()
+            for free in freed:
+                free()
 
     def _next_acks(self) -> tuple[str, list[Delivery]] | None:
         """One queue's next batch, once it is full or has waited long enough; None at the end."""

@@ -449,8 +449,7 @@ class Worker:
         return Release(0.0)
 
     def _dispose(self, delivery: Delivery, verdict: Verdict) -> None:
-        self.disposal.apply(delivery, verdict)
-        self._lanes[delivery.queue].give()
+        self.disposal.apply(delivery, verdict, self._lanes[delivery.queue].give)
 
     # --- leases -----------------------------------------------------------------------------------
 

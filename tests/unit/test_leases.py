@@ -1,6 +1,9 @@
 """Leases: renewed from receipt to settle, never past the ceiling, lost when they are lost."""
 
+import threading
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq.brokers.base import BrokerCapabilities, Delivery, Refused
+from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import ServiceUnavailable
+from cloudq.runtime import crew
 from cloudq.runtime.heartbeat import Leases
 from cloudq.testing.clock import ManualClock
 
@@ -180,7 +185,6 @@ def test_a_broker_that_stays_away_costs_the_lease() -> None:
 def test_the_thread_renews_and_ends(count: int) -> None:
     from cloudq.brokers.base import Message
     from cloudq.brokers.sqlite import SqliteBroker
-    from cloudq.clock import SYSTEM_CLOCK
 
     broker = SqliteBroker(None, SYSTEM_CLOCK)
     broker.send("q", [Message(str(n)) for n in range(count)])
@@ -194,3 +198,73 @@ def test_the_thread_renews_and_ends(count: int) -> None:
     assert all(leases.holds(each) for each in held)
     leases.close()
     assert len(broker.receive("q", 10, 2.0, 1.0)) > 0
+
+
+class Slow:
+    """The renewal of the batch that holds the message ``stuck`` never comes back until ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.capabilities = BrokerCapabilities()
+        self.go = threading.Event()
+        self.renewed: set[str] = set()
+        self.stuck = 0
+
+    def extend(self, deliveries: Sequence[Delivery], invisible: float) -> list[Refused]:
+        assert len(deliveries) <= 10
+        names = {each.receipt for each in deliveries}
+        if "stuck" in names:
+            self.stuck += 1
+            self.go.wait(20)
+        self.renewed |= names
+        return []
+
+
+def test_a_renewal_that_hangs_costs_no_other_batch() -> None:
+    broker = Slow()
+    lost: list[Delivery] = []
+    leases = Leases(broker, SYSTEM_CLOCK, lost.append)  # type: ignore[arg-type]
+    now = SYSTEM_CLOCK.time()
+    names = ["stuck", *(str(n) for n in range(34))]
+    held = [Delivery("q", name, "", name, 1, now, now, now, now + 1.0) for name in names]
+    leases.add(held)
+    leases.start()
+    end = time.monotonic() + 2.5  # two and a half of their lives
+    while time.monotonic() < end:
+        time.sleep(0.05)
+    others = [each for each in held if each.receipt in broker.renewed]
+    assert len(others) >= 25
+    assert all(leases.holds(each) for each in others)
+    assert broker.stuck == 1  # it is not asked for again while the answer may still come
+    assert {each.receipt for each in lost} == {each.receipt for each in held} - broker.renewed
+    assert held[0] in lost
+    broker.go.set()
+    leases.close()
+
+
+def test_a_crew_is_there_only_while_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "LINGER", 0.05)
+    hands, done, gate = crew.Crew(3, "test-crew"), [], threading.Event()
+
+    def job(number: int) -> None:
+        gate.wait(10)
+        done.append(number)
+        if number == 5:
+            raise ValueError("one that fails ends nothing")
+
+    for number in range(20):
+        hands.do(partial(job, number))
+
+    def crowd() -> int:
+        return sum(each.name == "test-crew" for each in threading.enumerate())
+
+    assert crowd() == 3
+    gate.set()
+    end = time.monotonic() + 10
+    while (len(done) < 20 or crowd()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sorted(done) == list(range(20))
+    assert crowd() == 0
+    hands.do(lambda: done.append(99))
+    while 99 not in done and time.monotonic() < end:
+        time.sleep(0.01)
+    assert 99 in done

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable, UnknownScheme
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release
 from cloudq.worker.cores import cores
-from cloudq.worker.disposal import Disposal
+from cloudq.worker.disposal import CROWD, Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.waiting import Waiting
 
@@ -230,6 +230,67 @@ def test_entries_refused_for_now_are_sent_again_and_lost_ones_are_not(parts: Any
     assert [name for batch in broker.acks for name in batch].count("again") == 2
     assert [name for batch in broker.acks for name in batch].count("lost") == 1
     assert disposal.acked == 1
+
+
+class Hanging(Fake):
+    """The first acknowledgement gets no answer until ``go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.hung = 0
+
+    def ack(self, deliveries: Sequence[Delivery]) -> list[Refused]:
+        self.hung += 1
+        if self.hung == 1:
+            self.go.wait(20)
+        return super().ack(deliveries)
+
+
+def test_an_acknowledgement_that_hangs_does_not_hold_up_the_others() -> None:
+    broker = Hanging()
+    leases = Leases(broker, SYSTEM_CLOCK)  # type: ignore[arg-type]
+    disposal = Disposal(broker, leases)  # type: ignore[arg-type]
+    disposal.start()
+    held = [delivery(str(n)) for n in range(60)]
+    leases.add(held)
+    disposal.apply(held[0], ACK)
+    eventually(lambda: broker.hung == 1)
+    for each in held[1:]:
+        disposal.apply(each, ACK)
+    eventually(lambda: sum(len(each) for each in broker.acks) == 59)
+    assert len(broker.acks) <= 12  # batches all the same
+    assert not disposal.flush(0.05)
+    broker.go.set()
+    assert disposal.flush(5)
+    assert disposal.acked == 60
+    disposal.close()
+
+
+def test_a_place_stays_taken_while_too_many_acknowledgements_wait() -> None:
+    broker = Hanging()
+    broker.fail = [ServiceUnavailable("away")] * 1000
+    leases = Leases(broker, SYSTEM_CLOCK)  # type: ignore[arg-type]
+    disposal = Disposal(broker, leases)  # type: ignore[arg-type]
+    disposal.start()
+    free: list[int] = []
+    held = [delivery(str(n)) for n in range(CROWD + 30)]
+    leases.add(held)
+    for number, each in enumerate(held):
+        disposal.apply(each, ACK, lambda number=number: free.append(number))  # type: ignore[misc]
+    assert free == list(range(CROWD))
+    broker.fail.clear()
+    broker.go.set()
+    assert disposal.flush(10)
+    assert sorted(free) == list(range(CROWD + 30))
+    disposal.close()
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_the_other_verdicts(parts: Any) -> None:

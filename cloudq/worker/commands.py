@@ -183,8 +183,8 @@ class Commands:
         worker.adjust.set_options(task_name, options)
 
     def _active(self) -> list[Any]:
-        active = getattr(self._worker.pool, "active", None)
-        return active() if active is not None else []
+        pools = (self._worker.pool, self._worker.quarantine)
+        return [each for pool in pools for each in getattr(pool, "active", list)()]
 
     def _running(self) -> set[int]:
         return {id(delivery) for each in self._active() for delivery in deliveries_of(each.job)}

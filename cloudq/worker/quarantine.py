@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cloudq.brokers.base import Delivery
 from cloudq.errors import ImproperlyConfigured
-from cloudq.pools.base import End, Pool, Remote, Returned
+from cloudq.pools.base import Active, End, Pool, Remote, Returned
 
 logger = logging.getLogger("cloudq.worker")
 
@@ -65,6 +65,11 @@ class Quarantine:
                     self._thread.start()
         if stopping:
             done(Returned())
+
+    def active(self) -> list[Active]:
+        """As Steerable.active."""
+        found: list[Active] = getattr(self._pool, "active", list)()
+        return found
 
     def cancel(self, job: Delivery, running: bool) -> bool:
         """As Steerable.cancel."""

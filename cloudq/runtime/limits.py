@@ -41,11 +41,14 @@ MOST_KNOWN: Final = 2000
 #: Messages are told to come back a little slower than the rate: at exactly the rate one that is late makes
 #: the next one miss its turn, and so on to the end.
 SLACK: Final = 1.02
-#: Seconds that a run is taken to last before one was seen to end. Low, because coming back in vain costs
-#: three calls and coming back too late costs throughput.
-FIRST_GUESS: Final = 1.0
+#: Seconds that a run is taken to last before one was seen to end, and longer at each deferral. Low,
+#: because coming back in vain costs three calls, and coming back too late leaves places empty.
+FIRST_GUESS: Final = 0.1
+GROWTH: Final = 2.5
 #: Share of the mean run after which the next one is told to come back: rather early than idle.
-EAGER: Final = 0.8
+EAGER: Final = 0.9
+#: Deferrals after which a message does not go to the end of the line any more.
+PATIENT: Final = 3
 #: Longest pause of a message that came back as told and found no place (seconds).
 LONGEST_PAUSE: Final = 300.0
 
@@ -210,13 +213,18 @@ class Limits:
         slot = slots.acquire(envelope.id, self._conf.task_lease_time)
         if slot is not None:
             return Place(name, slots, slot, self._clock.monotonic())
-        spacing = max(0.01, self._runtimes.get(name, FIRST_GUESS) / limit)
-        if envelope.headers.get(BOOKED) is None:
-            due = self._timetable(self._store, f"slots-{name}").book(EAGER * spacing)
-        else:
-            pause = min(LONGEST_PAUSE, max(0.2, spacing) * 2.0 ** min(times_deferred(envelope) - 1, 12))
-            due = self._clock.time() + pause * (0.5 + self._rand())
-        return Wait(due, f"max_concurrency {limit}")
+        return Wait(self._turn(name, limit, times_deferred(envelope)), f"max_concurrency {limit}")
+
+    def _turn(self, name: str, limit: int, times: int) -> float:
+        """When a place may be free for a message that was deferred so many times."""
+        assert self._store is not None
+        known = self._runtimes.get(name)
+        lasts = min(LONGEST_PAUSE, FIRST_GUESS * GROWTH ** min(times, 20)) if known is None else known
+        spacing = max(0.01, lasts / limit)
+        if known is None or times < PATIENT:
+            return self._timetable(self._store, f"slots-{name}").book(EAGER * spacing)
+        pause = min(LONGEST_PAUSE, max(0.2, spacing) * 2.0 ** min(times - PATIENT, 12))
+        return self._clock.time() + pause * (0.5 + self._rand())
 
     def _care_for(self, task: Task[..., Any], envelope: Envelope, place: Place) -> None:
         ttl = self._conf.task_lease_time

@@ -442,21 +442,46 @@ def test_a_child_that_died_frees_its_place(stage: Stage) -> None:
     assert isinstance(child.prepare(second), Ready)
 
 
-def test_ten_thousand_that_find_no_place_come_back_one_after_the_other(stage: Stage) -> None:
-    dues: list[float] = []
-
+def test_those_who_find_no_place_come_back_one_after_the_other(stage: Stage) -> None:
     @stage.app.task(name="heavy", max_concurrency=10)
     def heavy() -> None: ...
 
+    stage.app.conf.task_lease_time = 1e6
     limits = stage.app.lifecycle("w1").admission.limits
-    for number in range(1010):
-        call = stage.app.producer.prepare("heavy", (), None, {"task_id": f"t{number}"})
-        found: Any = limits.ask(heavy, call.envelope)
-        if number >= 10:
-            dues.append(found.due)
 
-    assert len({round(due, 2) for due in dues}) > 900
-    assert max(dues) - stage.clock.time() == pytest.approx(1000 * 0.8 / 10, rel=0.3)
+    def asked(number: int, times: int = 0) -> Any:
+        envelope = stage.app.producer.prepare("heavy", (), None, {"task_id": f"t{number}"}).envelope
+        for _ in range(times):
+            envelope = deferred(envelope, 0.0)
+        return limits.ask(heavy, envelope)
+
+    def rests(times: int) -> list[float]:
+        now = stage.clock.time()
+        return [asked(number, times).due - now for number in range(10, 510)]
+
+    places = [asked(number) for number in range(10)]
+    guessed = rests(0)  # nobody knows yet how long a run takes: rather too soon
+    assert len({round(each, 3) for each in guessed}) == 500
+    assert max(guessed) < 10
+
+    stage.clock.advance(600)
+    later = rests(4)  # still none has ended: they must be long
+    assert max(later) > 10 * max(guessed)
+
+    stage.clock.advance(max(later) - 600 + 600)
+    for each in places:
+        limits.leave(each)
+    places = [asked(number) for number in range(10)]
+    stage.clock.advance(60)
+    limits.leave(places.pop())
+    asked(1000)
+    mean = limits._runtimes["heavy"]
+    known = rests(1)
+    assert max(known) == pytest.approx(500 * 0.9 * mean / 10, rel=0.1)
+
+    patient = rests(5)  # told so often: next in line, and not all at once
+    assert max(patient) < 10 * mean
+    assert len({round(each, 3) for each in patient}) > 400
 
 
 # --- the keeper --------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ _LETTERS: Final = {
     states.REVOKED: "v",
     states.REJECTED: "j",
 }
+#: Characters of a worker's name in a key.
+_MOST_HOST: Final = 120
 #: Documents read at a time.
 _READ: Final = 25
 #: Bits of a Bloom filter per member, and of the whole at most.
@@ -119,7 +121,11 @@ class Search:
         plain_name = self.name is not None and not _is_glob(self.name)
         return (
             (self.state is None or _LETTERS.get(self.state, "?") in document.letters)
-            and (self.worker is None or fnmatch.fnmatchcase(document.host, quote(self.worker, safe="*?[]")))
+            and (
+                self.worker is None
+                or not document.host
+                or fnmatch.fnmatchcase(document.host, quote(self.worker, safe="*?[]"))
+            )
             and (not plain_name or _maybe(document.names, str(self.name)))
             and (self.id is None or _maybe(document.ids, self.id))
         )
@@ -137,7 +143,10 @@ class HistorySink:
         self, store: ResultBackend, namespace: str, hostname: str, clock: Clock, expires: float
     ) -> None:
         self._space = quote(namespace, safe="")
-        self._hostname = quote(hostname, safe="")
+        host = quote(hostname, safe="")
+        self._hostname = (
+            host if len(host) <= _MOST_HOST else ""
+        )  # keys have an end; a search then looks inside
         self._clock = clock
         self._expires = expires
         self._beat = Beat(FLUSH[0 if store.capabilities.reach == "cloud" else 1])

@@ -38,7 +38,7 @@ class StreamSink:
 
     def __init__(self, store: ResultBackend, namespace: str, hostname: str, clock: Clock) -> None:
         self._space = quote(namespace, safe="")
-        self._hostname = quote(hostname, safe="")
+        self._hostname = quote(hostname, safe="")[:200].rstrip("%")
         self._clock = clock
         self._beat = Beat(FLUSH[0 if store.capabilities.reach == "cloud" else 1])
         self._batches = Batches(store, self._document)

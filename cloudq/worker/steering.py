@@ -16,7 +16,7 @@ from cloudq.control.broadcast import Answering
 from cloudq.control.revocations import Revocations
 from cloudq.control.roster import WorkerInfo, level_of
 from cloudq.coordination.board import Board, Order
-from cloudq.errors import CorruptRecord, OperationalError
+from cloudq.errors import CorruptRecord, OperationalError, ValueTooLarge
 from cloudq.pools.base import Active
 from cloudq.serializers.peek import peek
 from cloudq.worker.adjust import Adjust
@@ -32,6 +32,8 @@ logger = logging.getLogger("cloudq.control")
 #: at one on this machine.
 FAR: Final = (15.0, 30.0)
 NEAR: Final = (1.0, 5.0)
+#: Longest that a stopping worker tries to say that it is gone, seconds.
+SIGN_OFF: Final = 3.0
 #: Running tasks that a sign of life names.
 NAMED: Final = 20
 
@@ -82,6 +84,12 @@ class Steering:
             return
         if self._thread is not threading.current_thread():
             self._thread.join(2.0)
+        # in a thread: a store that is away must not keep a worker that has nothing else to do
+        leaving = threading.Thread(target=self._sign_off, name="cloudq-sign-off", daemon=True)
+        leaving.start()
+        leaving.join(SIGN_OFF)
+
+    def _sign_off(self) -> None:
         hostname = self._worker.hostname
         self._try("signing off", lambda: self._worker.app.control.roster.leave(hostname))
 
@@ -190,10 +198,17 @@ class Steering:
         answer = self._commands.run(order.do, order.args)
         if order.do not in Commands.QUESTIONS:
             logger.info("command %s(%s): %s", order.do, order.args, answer)
-        self._try("answering", lambda: self._answering.give(order, self._worker.hostname, answer))
+        self._try("answering", lambda: self._answer(order, answer))
         afterwards, self.afterwards = self.afterwards, []
         for each in afterwards:
             each()
+
+    def _answer(self, order: Order, answer: dict[str, Any]) -> None:
+        try:
+            self._answering.give(order, self._worker.hostname, answer)
+        except ValueTooLarge as error:
+            short = {"error": f"the answer is too long for the results store: {error}"}
+            self._answering.give(order, self._worker.hostname, short)
 
     def _stop_revoked(self) -> None:
         """What the worker has in hand: waiting messages are taken back, running ones stopped where asked."""

@@ -1,6 +1,7 @@
 """Remote control: signs of life, orders and their answers, what callers are told."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from cloudq.control.broadcast import STAYS, Answering
 from cloudq.control.roster import Roster, WorkerInfo, level_of
 from cloudq.control.shown import LIMIT, shown
 from cloudq.coordination.board import Order
-from cloudq.errors import ImproperlyConfigured, OperationalError
+from cloudq.errors import ImproperlyConfigured, OperationalError, ValueTooLarge
 from cloudq.testing.clock import JumpingClock, ManualClock
 from cloudq.testing.stores import Counting
 from cloudq.testing.workers import running_worker
@@ -315,3 +316,31 @@ def test_what_a_limit_or_its_group_holds_back_is_seen(live: CloudQ) -> None:
         assert (held["request"]["id"], held["request"]["args"]) == (sent[1].id, "[1]")
         assert held["eta"] > live.clock.time() + 600
         assert [each["id"] for each in ask.reserved()["w1"]] == [sent[2].id]
+
+
+def test_an_answer_that_is_too_long_is_an_answer_too(live: CloudQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = live.need_store().backend
+    write = backend.write
+
+    def narrow(key: str, value: bytes, *args: Any, **kwargs: Any) -> Any:
+        if key.startswith("answers/") and len(value) > 300:
+            raise ValueTooLarge(f"{len(value)} bytes")
+        return write(key, value, *args, **kwargs)
+
+    monkeypatch.setattr(backend, "write", narrow)
+    with running_worker(live, hostname="w1"):
+        with pytest.raises(OperationalError, match="the answer is too long"):
+            live.control.inspect(timeout=20).conf()
+        assert live.control.ping(timeout=20)
+
+
+def test_a_store_that_is_away_keeps_no_worker_from_stopping(
+    live: CloudQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudq.worker.steering.SIGN_OFF", 0.1)
+    never = threading.Event()
+    with running_worker(live, hostname="w1"):
+        monkeypatch.setattr(live.control.roster, "leave", lambda hostname: never.wait(60))
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
+    never.set()

@@ -164,6 +164,24 @@ def test_odd_names_and_workers(past: Past) -> None:
     assert ids(past.history.query(name="näme.*[x]").entries) == ["t-1"]
 
 
+def test_a_worker_with_an_endless_name_is_kept_and_found(past: Past) -> None:
+    for n in range(150):  # many names and ids: the longest key there can be
+        past.sink("ü" * 300).take(
+            [
+                {
+                    "type": "task-failed",
+                    "uuid": f"u-{n}",
+                    "name": f"n-{n}",
+                    "timestamp": past.clock.time(),
+                    "hostname": "ü" * 300,
+                }
+            ]
+        )
+    past.sink("ü" * 300).flush()
+    assert ids(past.history.query(worker="ü" * 300, id="u-7").entries) == ["u-7"]
+    assert past.history.query(worker="w1").entries == []
+
+
 @pytest.mark.parametrize("bad", ["", "x", "aGVsbG8", "MSB0YXNrL2E"])
 def test_a_cursor_of_ones_own_is_refused(past: Past, bad: str) -> None:
     with pytest.raises(ValueError, match="is not one that query"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery, Interruptible
@@ -22,6 +22,9 @@ STUCK_AFTER: Final = 90.0
 #: Longest wait of a poll that goes no further than this machine: it costs nothing to ask again, and a
 #: worker that stops need not wait for it (seconds).
 NEAR_WAIT: Final = 0.25
+#: Seconds that a stopping worker waits for polls that cannot be hung up (boto3 driver): what they bring
+#: (perhaps just what we gave back) is given back too.
+POLL_GRACE: Final = 1.0
 
 
 class Source:
@@ -163,6 +166,18 @@ class Source:
         self.last_error = f"{type(error).__name__}: {error}"
         if isinstance(error, OperationalError):
             logger.warning("receiving from %s: %s; trying again", self.queue, error)
+
+
+def end_polls(sources: Iterable[Source], patience: float) -> None:
+    """Nothing else is left to do: wait ``patience`` seconds for polls in flight, then hang up."""
+    until = time.monotonic() + patience
+    for source in sources:
+        source.join(until - time.monotonic())
+    until = time.monotonic() + POLL_GRACE
+    for source in sources:
+        source.interrupt()
+        while not source.join(0.02) and time.monotonic() < until:
+            source.interrupt()  # once more: it may just have been about to ask
 
 
 class _Poller:

@@ -30,15 +30,11 @@ from cloudq.worker.feeding import Feeding
 from cloudq.worker.groups import Groups
 from cloudq.worker.quarantine import Quarantine
 from cloudq.worker.runner import WorkerRunner, spec
-from cloudq.worker.source import NEAR_WAIT, Source
+from cloudq.worker.source import NEAR_WAIT, Source, end_polls
 from cloudq.worker.steering import Steering
 from cloudq.worker.waiting import Waiting
 
 logger = logging.getLogger("cloudq.worker")
-
-#: Seconds that a stopping worker waits for polls that cannot be hung up (boto3 driver): what they bring
-#: (perhaps just what we gave back) is given back too.
-POLL_GRACE = 1.0
 
 
 class Worker:
@@ -283,7 +279,7 @@ class Worker:
         self.pool.stop(0.0 if self._cold else grace)
         if self.quarantine is not None:
             self.quarantine.stop(max(0.0, (self._deadline or 0.0) - time.monotonic()))
-        self._end_polls()
+        end_polls(self.sources, 0.0 if self._cold else self.conf.worker_poll_patience)
         self.lifecycle.hurry()
         for judge in list(self._judges):
             judge.join(0.0 if self._cold else 2.0)
@@ -311,18 +307,6 @@ class Worker:
         for source in self.sources:
             if source.near:
                 source.join(2 * NEAR_WAIT)
-
-    def _end_polls(self) -> None:
-        """Nothing else is left to do: long polls still in flight are hung up."""
-        patience = 0.0 if self._cold else self.conf.worker_poll_patience
-        until = time.monotonic() + patience
-        for source in self.sources:
-            source.join(until - time.monotonic())
-        until = time.monotonic() + POLL_GRACE
-        for source in self.sources:
-            source.interrupt()
-            while not source.join(0.02) and time.monotonic() < until:
-                source.interrupt()  # once more: it may just have been about to ask
 
     # --- a delivery's way through the worker ------------------------------------------------------
 

@@ -106,6 +106,8 @@ class TaskOptions(TypedDict, total=False):
     typing: bool
     #: A failure is also copied to the dead-letter queue.
     dead_letter: bool
+    #: Parameters that logs, events, history and inspect show as ***; True: all of them, and the result.
+    sensitive: bool | str | tuple[str, ...] | list[str]
     #: At most so many starts: "100/m" (s, m, h, d) or a number per second; 0 is no limit.
     rate_limit: str | float | None
     #: "worker": each worker may start so many; "global": all workers together (needs a results store).

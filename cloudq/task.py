@@ -72,6 +72,7 @@ class Task(Generic[P, R]):
     priority: int | None = None
     typing: bool = True
     dead_letter: bool | None = None
+    sensitive: bool | str | tuple[str, ...] | None = None
     rate_limit: str | float | None = None
     rate_limit_scope: str = "worker"
     rate_limit_key: KeySpec | None = None
@@ -191,8 +192,8 @@ class Task(Generic[P, R]):
             )
         if self.unique_on is not None and lock is None:
             raise ImproperlyConfigured(f'task {self.name}: unique_on needs unique="until_finish", say')
-        for option in ("rate_limit_key", "max_concurrency_key", "idempotency_key", "unique_on"):
-            if (spec := getattr(self, option)) is not None:
+        for option in ("rate_limit_key", "max_concurrency_key", "idempotency_key", "unique_on", "sensitive"):
+            if (spec := getattr(self, option)) is not None and spec is not True:
                 try:
                     callkey.check_spec(option, spec, self._signature, self.name)
                 except ValueError as error:

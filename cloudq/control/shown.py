@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 #: Longest text of one value's repr.
@@ -33,6 +33,42 @@ def shown(value: Any, hidden: Iterable[str] = ()) -> str:
     except Exception as error:  # noqa: BLE001  somebody else's __repr__
         text = f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
     return text if len(text) <= LIMIT else text[: LIMIT - 1] + "…"
+
+
+def shown_call(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], hidden: Iterable[str] = ()
+) -> tuple[str, str]:
+    """The reprs of a call's arguments; what the task (None: it is not known here) calls sensitive is hidden."""
+    names = getattr(task, "sensitive", None)
+    if names is True:
+        return HIDDEN, HIDDEN
+    if names:
+        args, kwargs = _without(task, (names,) if isinstance(names, str) else names, args, kwargs)
+    return shown(list(args), hidden), shown(dict(kwargs), hidden)
+
+
+def shown_result(task: Any, value: Any, hidden: Iterable[str] = ()) -> str:
+    """The repr of a task's result."""
+    return HIDDEN if getattr(task, "sensitive", None) is True else shown(value, hidden)
+
+
+def _without(
+    task: Any, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    parameters = list(task.parameters.parameters.values())
+    rest = next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), None)
+    positional = [
+        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    if task.batch is not None:  # its function does not say what its calls' arguments are called
+        return [HIDDEN for _ in args], {
+            name: HIDDEN if name in names else each for name, each in kwargs.items()
+        }
+    own = [
+        HIDDEN if (positional[place] if place < len(positional) else rest) in names else value
+        for place, value in enumerate(args)
+    ]
+    return own, {name: HIDDEN if name in names else value for name, value in kwargs.items()}
 
 
 def _secret(key: Any, hidden: frozenset[str]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cloudq import states
 from cloudq.clock import Clock
-from cloudq.control.shown import shown
+from cloudq.control.shown import shown, shown_call, shown_result
 from cloudq.hooks import Hooks
 from cloudq.serializers.peek import peek
 
@@ -51,8 +51,16 @@ class Recorder:
     """Makes events of an app's hooks, in the process where they fire, and hands them to ``emit``."""
 
     def __init__(
-        self, hooks: Hooks, emit: Emit, hostname: str, clock: Clock, hidden: Sequence[str] = ()
+        self,
+        hooks: Hooks,
+        emit: Emit,
+        hostname: str,
+        clock: Clock,
+        hidden: Sequence[str] = (),
+        tasks: Callable[[str], Any] = lambda name: None,
     ) -> None:
+        self._tasks = tasks
+
         self._hooks = hooks
         self._emit = emit
         self._hostname = hostname
@@ -102,7 +110,10 @@ class Recorder:
         self._put("task-started", _run(request))
 
     def _succeeded(self, request: Any, outcome: Any, **_: Any) -> None:
-        end = {"result": shown(outcome.value, self._hidden), "runtime": round(outcome.runtime, 6)}
+        end = {
+            "result": shown_result(self._tasks(request.task), outcome.value, self._hidden),
+            "runtime": round(outcome.runtime, 6),
+        }
         self._put("task-succeeded", {**self._whole(request), **end})
 
     def _failed(self, request: Any, outcome: Any, **_: Any) -> None:
@@ -124,21 +135,24 @@ class Recorder:
     # --- parts --------------------------------------------------------------------------------
 
     def _call(self, envelope: Any) -> Event:
+        task = self._tasks(envelope.task)
+        args, kwargs = shown_call(task, envelope.args, envelope.kwargs, self._hidden)
         return {
             "uuid": envelope.id,
             "name": envelope.task,
-            "args": shown(list(envelope.args), self._hidden),
-            "kwargs": shown(dict(envelope.kwargs), self._hidden),
+            "args": args,
+            "kwargs": kwargs,
             "retries": envelope.retries,
             "eta": envelope.eta,
             "expires": envelope.expires,
         }
 
     def _whole(self, request: Any) -> Event:
+        args, kwargs = shown_call(self._tasks(request.task), request.args, request.kwargs, self._hidden)
         return {
             **_run(request),
-            "args": shown(list(request.args), self._hidden),
-            "kwargs": shown(dict(request.kwargs), self._hidden),
+            "args": args,
+            "kwargs": kwargs,
             "root_id": request.root_id,
             "parent_id": request.parent_id,
         }

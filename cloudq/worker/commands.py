@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudq.brokers.base import Delivery
 from cloudq.brokers.claimcheck import ref_of
-from cloudq.control.shown import HIDDEN, shown
+from cloudq.control.shown import HIDDEN, shown_call
 from cloudq.errors import CloudQError
 from cloudq.rates import limit_of
 from cloudq.serializers.peek import peek
@@ -200,7 +200,7 @@ class Commands:
             )
         except CloudQError as error:
             return f"unreadable: {error}", ""
-        return shown(envelope.args, hidden), shown(dict(envelope.kwargs), hidden)
+        return shown_call(self._worker.app.tasks.get(envelope.task), envelope.args, envelope.kwargs, hidden)
 
     def describe(self, delivery: Delivery) -> dict[str, Any]:
         """A task in hand, with Celery's names."""

@@ -54,7 +54,7 @@ class Feeding:
         os.mkdir(self.spool)
         self._feed = Feed(sinks, self.spool)
         self._recorder = Recorder(
-            app.hooks, self._feed.put, worker.hostname, app.clock, conf.monitoring_redact
+            app.hooks, self._feed.put, worker.hostname, app.clock, conf.monitoring_redact, app.tasks.get
         )
 
     def _log(self, name: str) -> Sink:
@@ -109,5 +109,5 @@ class Feeding:
 def feed_from_child(app: CloudQ, hostname: str, spool: str) -> None:
     """In a child process: leave events for the worker."""
     writer = Spool(spool)
-    Recorder(app.hooks, writer.put, hostname, app.clock, app.conf.monitoring_redact).attach()
+    Recorder(app.hooks, writer.put, hostname, app.clock, app.conf.monitoring_redact, app.tasks.get).attach()
     app.hooks.on("child_exit", lambda **_: writer.close())

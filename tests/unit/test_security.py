@@ -477,3 +477,65 @@ def test_a_key_file_that_others_may_read_is_refused(file: Path) -> None:
     file.write_text("[]")
     with pytest.raises(ImproperlyConfigured, match="signing and encryption"):
         read_key_file(file)
+
+
+# --- what people may see -------------------------------------------------------------------------------------
+
+
+def shown_of(app: CloudQ, name: str, *args: Any, **kwargs: Any) -> tuple[str, str]:
+    from cloudq.control.shown import shown_call
+
+    return shown_call(app.tasks.get(name), args, kwargs)
+
+
+def test_sensitive_parameters_are_hidden_however_they_are_given() -> None:
+    app = CloudQ("safe")
+
+    @app.task(name="pay", sensitive=("card", "pins"), bind=True)
+    def pay(self: Any, amount: int, card: str, *pins: int, note: str = "") -> None: ...
+
+    @app.task(name="all", sensitive=True)
+    def everything(x: int) -> int:
+        return x
+
+    @app.task(name="plain")
+    def plain(card: str) -> None: ...
+
+    assert shown_of(app, "pay", 5, "4111", 1, 2) == ("[5, '***', '***', '***']", "{}")
+    assert shown_of(app, "pay", 5, card="4111", note="hi") == ("[5]", "{'card': '***', 'note': 'hi'}")
+    assert shown_of(app, "all", 5, x=6) == ("***", "***")
+    assert shown_of(app, "plain", "4111") == ("['4111']", "{}")
+    assert shown_of(app, "unknown", 1) == ("[1]", "{}")
+
+
+def test_sensitive_names_parameters_that_exist() -> None:
+    app = CloudQ("safe")
+    with pytest.raises(ImproperlyConfigured, match="sensitive names 'crad'"):
+
+        @app.task(sensitive="crad")
+        def pay(card: str) -> None: ...
+
+
+def test_events_do_not_tell_what_is_sensitive() -> None:
+    from cloudq.monitoring.events import Recorder
+
+    app = CloudQ("safe")
+    told: list[Any] = []
+
+    @app.task(sensitive="card")
+    def pay(card: str) -> str:
+        return "paid"
+
+    @app.task(sensitive=True)
+    def whisper(text: str) -> str:
+        return text
+
+    with sandbox(app) as box:
+        Recorder(app.hooks, told.append, "w1", box.clock, (), app.tasks.get).attach()
+        pay.delay("4111")
+        whisper.delay(text="hush")
+        box.drain()
+    assert {each["type"] for each in told} >= {"task-sent", "task-succeeded"}
+    assert "4111" not in str(told)
+    assert "hush" not in str(told)
+    assert "paid" in str(told)

@@ -89,20 +89,12 @@ class Beat:
         return longest if wake is None else max(0.0, min(longest, wake - now))
 
     def _may_go_on(self) -> bool:
+        if not self._stopping:
+            self._renew()  # a tick with many entries may take longer than the lease
         return self.leads and not self._stopping
 
     def _lead(self) -> bool:
-        now = self._clock.time()
-        if self._lease is not None and now >= self._renew_at:
-            try:
-                self._keep(self._lock.renew(self._lease, self._ttl))
-            except LeaseLost:
-                logger.warning("beat %s: another one leads now", self.hostname)
-                self._lease = None
-            except OperationalError:
-                if not self.leads:
-                    self._lease = None
-                    raise
+        self._renew()
         if self._lease is None:
             taken = self._lock.acquire(self._ttl)
             if taken is None:
@@ -111,6 +103,21 @@ class Beat:
             self._ticker.forget()
             logger.info("beat %s: leads", self.hostname)
         return self.leads
+
+    def _renew(self) -> None:
+        """Hold on to the lease when it is time; without it afterwards, somebody else leads or may."""
+        if self._lease is None or self._clock.time() < self._renew_at:
+            return
+        try:
+            self._keep(self._lock.renew(self._lease, self._ttl))
+        except LeaseLost:
+            logger.warning("beat %s: another one leads now", self.hostname)
+            self._lease = None
+        except OperationalError as error:
+            logger.warning("beat %s: the lease could not be renewed: %s", self.hostname, error)
+            self._renew_at = self._clock.time() + self._ttl / 10  # each try takes seconds
+            if not self.leads:
+                self._lease = None
 
     def _keep(self, lease: Lease) -> None:
         self._lease = lease

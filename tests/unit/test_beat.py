@@ -451,6 +451,20 @@ def test_a_leader_that_cannot_renew_sends_until_its_lease_ends_and_nothing_after
     assert len(world.slots) == 5
 
 
+def test_a_tick_that_takes_longer_than_the_lease_keeps_the_lead(world: World) -> None:
+    entries = {f"e{n:02}": minutely() for n in range(50)}
+    one, two = beats(world, 2, entries)
+    one.app.hooks.on("task_sent", lambda **_: world.clock.advance(1.0))
+    one.app.hooks.on("task_sent", lambda **_: two.step())
+    one.step()
+    world.clock.advance(60)
+
+    one.step()
+
+    assert (one.leads, two.leads) == (True, False)
+    assert len(world.sent) == 50
+
+
 def test_run_ends_soon_after_stop_and_returns_zero(world: World) -> None:
     [one] = beats(world, 1, {"m": minutely()})
 

@@ -263,6 +263,20 @@ def time_limit(
 
 
 @control.command()
+def autoscale(
+    most: Annotated[int, typer.Argument(metavar="MAX", min=1)],
+    least: Annotated[int, typer.Argument(metavar="MIN", min=1)],
+    app: AppOption = None,
+    destination: DestinationOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+    result_backend: BackendOption = None,
+) -> None:
+    """Change the bounds of workers that were started with --autoscale."""
+    _order("autoscale", (most, least), app, destination, timeout, as_json, result_backend)
+
+
+@control.command()
 def pause(
     queue: Annotated[str, typer.Argument(metavar="QUEUE")],
     app: AppOption = None,

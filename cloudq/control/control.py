@@ -200,6 +200,12 @@ class Control:
         """Have workers run ``n`` tasks fewer at once; running ones are finished."""
         return self.broadcast("pool_shrink", {"n": _positive(n)}, **options)
 
+    def autoscale(self, max: int, min: int, **options: Any) -> Any:
+        """Change the bounds of workers that were started with ``--autoscale``."""
+        if _positive(min) > _positive(max):
+            raise ValueError(f"autoscale: the most ({max}) is below the least ({min})")
+        return self.broadcast("autoscale", {"max": max, "min": min}, **options)
+
     def pool_restart(self, **options: Any) -> Any:
         """Replace the processes of prefork pools, each after its task: new ones load the code anew."""
         return self.broadcast("pool_restart", **options)

@@ -12,6 +12,7 @@ from cloudq.priorities import siblings
 from cloudq.worker.runner import override
 
 if TYPE_CHECKING:
+    from cloudq.worker.autoscale import Autoscaler
     from cloudq.worker.source import Source
     from cloudq.worker.worker import Worker
 
@@ -26,6 +27,8 @@ class Adjust:
         #: Task name to options, for children that are made anew.
         self._options: dict[str, dict[str, Any]] = {}
         self.spec: RunnerSpec | None = None
+        #: There when the worker was started with --autoscale.
+        self.autoscaler: Autoscaler | None = None
 
     # --- queues -------------------------------------------------------------------------------
 
@@ -108,6 +111,12 @@ class Adjust:
             worker.concurrency = size
             worker.credit.resize(worker.places(size))
             return size
+
+    def autoscale(self, most: int, least: int) -> None:
+        """Other bounds for --autoscale. Raises ValueError when the worker was started without."""
+        if self.autoscaler is None:
+            raise ValueError("this worker was started without --autoscale; use pool-grow and pool-shrink")
+        self.autoscaler.set(most, least)
 
     def restart_pool(self) -> None:
         """Replace children, each after its task. Raises ValueError."""

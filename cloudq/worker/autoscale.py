@@ -65,7 +65,12 @@ class Autoscaler:
         self._thread: threading.Thread | None = None
         worker.app.hooks.on("worker_ready", self._ready)
 
+    def set(self, most: int, least: int) -> None:
+        """Other bounds, from the next look on."""
+        self._most, self._least = most, least
+
     def _ready(self, **_: object) -> None:
+        self._worker.adjust.autoscaler = self
         self._thread = threading.Thread(target=self._run, name="cloudq-autoscale", daemon=True)
         self._thread.start()
 

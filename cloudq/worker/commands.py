@@ -163,6 +163,10 @@ class Commands:
     def do_pool_shrink(self, n: int) -> str:
         return self._resize(-n)
 
+    def do_autoscale(self, max: int, min: int) -> str:
+        self._worker.adjust.autoscale(max, min)
+        return f"autoscaling between {min} and {max}"
+
     def do_pool_restart(self) -> str:
         self._worker.adjust.restart_pool()
         return "children are replaced, each after its task"

@@ -17,6 +17,7 @@ from cloudq.errors import ImproperlyConfigured, OperationalError, ValueTooLarge
 from cloudq.testing.clock import JumpingClock, ManualClock
 from cloudq.testing.stores import Counting
 from cloudq.testing.workers import running_worker
+from cloudq.worker.autoscale import Autoscaler
 
 
 def info(name: str, at: float, **more: Any) -> WorkerInfo:
@@ -233,6 +234,25 @@ def test_a_worker_obeys_and_says_what_it_cannot_do(live: CloudQ) -> None:
         assert "unexpected" in told("ping", loudly=True)["error"]
         with pytest.raises(OperationalError, match="worker w1: this worker knows no command"):
             live.control.inspect(timeout=20)._ask("dance")
+
+
+def test_the_bounds_of_autoscaling_are_changed(live: CloudQ) -> None:
+    with running_worker(live, concurrency=1, hostname="w1") as worker:
+
+        def told() -> Any:
+            [answer] = live.control.autoscale(6, 3, reply=True, timeout=20)
+            return answer["w1"]
+
+        assert "started without --autoscale" in told()["error"]
+        scaler = Autoscaler(worker, 4, 1)
+        live.hooks.fire("worker_ready", worker=worker)
+        try:
+            assert told() == {"ok": "autoscaling between 3 and 6"}
+            assert scaler.look() == 3
+        finally:
+            scaler.close()
+    with pytest.raises(ValueError, match="the most"):
+        live.control.autoscale(2, 3)
 
 
 def test_queues_are_paused_added_and_given_up(live: CloudQ) -> None:

@@ -78,3 +78,14 @@ def test_prefork_on_sqlite(tmp_path: Path) -> None:
 def test_on_sqs_and_dynamodb(pool: str, tmp_path: Path, ministack_url: str, unique: str) -> None:
     with aws_scene(tmp_path, ministack_url, unique) as scene:
         all_cases_agree(scene, pool)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_on_sqs_and_s3(tmp_path: Path, ministack_url: str, unique: str) -> None:
+    import boto3
+
+    with aws_scene(tmp_path, ministack_url, unique) as scene:
+        boto3.client("s3", endpoint_url=ministack_url).create_bucket(Bucket=unique)
+        scene.backend = f"s3://{unique}/results?region=us-east-1&endpoint_url={ministack_url}"
+        all_cases_agree(scene, "threads")

@@ -33,6 +33,13 @@ Crash, Life, World, QUEUE, VISIBILITY = (
 )
 
 
+class Store(crash_points.MortalStore):  # type: ignore[misc,name-defined]
+    """As there; a deletion is a point too."""
+
+    def delete(self, key: str, *args: Any) -> None:
+        self._life.step("delete", lambda: self._store.delete(key, *args))
+
+
 class Canvas(World):  # type: ignore[misc,valid-type]
     """A world of workflows: which ids ran under which name, and how often."""
 
@@ -40,10 +47,11 @@ class Canvas(World):  # type: ignore[misc,valid-type]
         super().__init__()
         self.runs_of: dict[str, list[str]] = defaultdict(list)
         self.given: list[Any] = []
+        self.broken: set[Any] = set()
 
     def app(self, life: Any) -> CloudQ:
         broker: Any = crash_points.MortalBroker(self.broker, life, self.sent)
-        store: Any = crash_points.MortalStore(self.store, life)
+        store: Any = Store(self.store, life)
         app = CloudQ("crash", broker=broker, backend=store, clock=self.clock, task_default_queue=QUEUE)
         declare(app, self)
         return app
@@ -82,6 +90,21 @@ def declare(app: CloudQ, world: Canvas) -> None:
     def fails(self: Any, *args: Any) -> None:
         ran(self)
         raise ValueError("as always")
+
+    @app.task(bind=True, name="may")
+    def may(self: Any, x: int) -> int:
+        ran(self)
+        if x in world.broken:
+            raise ValueError(x)
+        return x
+
+    @app.task(bind=True, name="stepped")
+    def stepped(self: Any) -> list[str]:
+        def did(what: str) -> str:
+            world.given.append(what)
+            return what
+
+        return [self.step("one", did, "charge"), self.step("two", did, "ship")]
 
     @app.task(bind=True, name="becomes")
     def becomes(self: Any, x: int) -> Any:
@@ -243,3 +266,78 @@ def test_every_callback_runs_once_when_all_messages_come_three_times(name: str) 
 def test_every_callback_runs_once_when_its_successor_dies_as_well(name: str) -> None:
     survives(name, lambda points: ((n, n) for n in range(points)))
     survives(name, lambda points: itertools.islice(itertools.product(range(points), repeat=2), 0, None, 7))
+
+
+# --- a person's second try, and durable steps -------------------------------------------------------
+
+
+def failed_world() -> tuple[Canvas, Any]:
+    """A chord in a chain of which two members have failed, and nothing is queued any more."""
+    world = Canvas()
+    world.broken = {1, 2}
+    caller = world.app(Life())
+    t = caller.tasks
+    made = (chord([t["may"].s(n) for n in range(3)], t["total"].s()) | t["step"].s()).apply_async()
+    live(world, Life())
+    record = caller.read(made.id)
+    assert record is not None
+    assert record.state == "FAILURE"
+    world.broken = set()
+    return world, made
+
+
+def retried(ends_at: int | None) -> tuple[Canvas, Any, list[str]]:
+    world, made = failed_world()
+    life = Life(ends_at)
+    try:
+        world.app(life).retry_workflow(made.id)
+    except Crash:
+        world.app(Life()).retry_workflow(made.id)  # whoever asked for it asks again
+    live(world, Life())
+    for _ in range(20):
+        if world.broker.depth(QUEUE).total == 0:
+            break
+        world.clock.advance(VISIBILITY + 1)
+        live(world, Life())
+    return world, made, life.points
+
+
+def test_a_retry_of_a_workflow_may_die_at_any_step_and_be_asked_for_again() -> None:
+    _, _, points = retried(None)
+    assert len(points) > 10
+    for ends_at in [*range(len(points)), None]:
+        world, made, _ = retried(ends_at)
+        record = world.app(Life()).read(made.id)
+        assert record is not None
+        assert (record.state, record.result) == ("SUCCESS", 4), (ends_at, ends_at and points[ends_at])
+        assert len(world.ids("total")) == 1
+        assert world.given == [[0, 1, 2]] * len(world.given)
+        assert len(world.runs_of["may"]) >= 5
+        assert (
+            world.runs_of["may"].count(made.parent.parent[0].id) == 1
+        )  # what had succeeded does not run again
+
+
+def test_a_durable_step_is_done_once_but_for_a_crash_between_it_and_its_record() -> None:
+    def play_steps(ends_at: int | None) -> tuple[Canvas, list[str]]:
+        world = Canvas()
+        world.app(Life()).tasks["stepped"].apply_async((), task_id="T")
+        life = Life(ends_at)
+        try:
+            live(world, life)
+        except Crash:
+            world.clock.advance(VISIBILITY + 1)
+        live(world, Life())
+        return world, life.points
+
+    undisturbed, points = play_steps(None)
+    assert undisturbed.given == ["charge", "ship"]
+    twice = []
+    for ends_at in range(len(points)):
+        world, _ = play_steps(ends_at)
+        record = world.app(Life()).read("T")
+        assert record is not None
+        assert record.result == ["charge", "ship"]
+        if len(world.given) > 2:
+            twice.append(points[ends_at])
+    assert twice == ["before write"] * 2  # the function had returned, its value was not yet on record

@@ -19,7 +19,7 @@ import boto3
 import pytest
 import servers
 
-from cloudq import CloudQ
+from cloudq import CloudQ, chord
 from cloudq.brokers.base import QueueSpec
 from cloudq.control.deadletters import DeadLetters
 from cloudq.errors import TimeoutError as NotYet
@@ -46,6 +46,11 @@ def flaky(self, x):
     if self.request.retries < 2:
         raise OSError("away")
     return [x, self.request.retries]
+
+
+@app.task
+def total(numbers):
+    return sum(numbers)
 
 
 @app.task
@@ -133,7 +138,7 @@ def test_five_hundred_tasks_through_a_packaged_function(aws: str, tmp_path: Path
     app.backend.create_table()  # type: ignore[union-attr]
     deploy(aws, tmp_path, app, ["cloudq", "orders.fifo"])
     signature = app.signature
-    calls = [signature("proof.square", (n,)) for n in range(359)]
+    calls = [signature("proof.square", (n,)) for n in range(330)]
     calls += [signature("proof.flaky", (n,)) for n in range(40)]
     calls += [signature("proof.fail", (n,)) for n in range(40)]
     calls += [signature("proof.doze", (n,)) for n in range(30)]
@@ -143,8 +148,10 @@ def test_five_hundred_tasks_through_a_packaged_function(aws: str, tmp_path: Path
         for n in range(5)
         for group in range(6)
     ]
-    assert len(calls) == 500
+    header = [signature("proof.square", (n,)) for n in range(28)]
+    assert len(calls) + len(header) + 1 == 500
     sent = app.send_many(calls)
+    joined = chord(header, signature("proof.total")).apply_async()
 
     until = time.monotonic() + 200
     records: dict[str, Any] = {}
@@ -155,8 +162,9 @@ def test_five_hundred_tasks_through_a_packaged_function(aws: str, tmp_path: Path
                 records[each.id] = each
         time.sleep(0.5)
     states = Counter(each.state for each in records.values())
-    assert states == {"SUCCESS": 459, "FAILURE": 40}
+    assert states == {"SUCCESS": 430, "FAILURE": 40}
 
+    assert joined.get(timeout=30) == sum(n * n for n in range(28))
     by_task = list(zip(calls, sent, strict=True))
     assert all(r.get() == c.args[0] ** 2 for c, r in by_task if c.task == "proof.square")
     assert all(r.get() == [c.args[0], 2] for c, r in by_task if c.task == "proof.flaky")

@@ -87,7 +87,5 @@ def _show(built: Built, python: str, arch: str, layer: bool) -> None:
     if built.left_out:
         out.print(f"  left out, Lambda has them: {', '.join(built.left_out)}", markup=False)
     if not layer:
-        out.print(
-            "  handlers: handlers.consume.handler, handlers.redrive.handler, handlers.api.handler",
-            markup=False,
-        )
+        names = ", ".join(f"handlers.{each}.handler" for each in ("consume", "beat", "redrive", "api"))
+        out.print(f"  handlers: {names}", markup=False, soft_wrap=True)

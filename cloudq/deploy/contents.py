@@ -14,7 +14,7 @@ _SKIPPED: Final = frozenset({"__pycache__", "tests", "test", "node_modules", "bi
 _SKIPPED_FILES: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "conftest.py"})
 _SKIPPED_ENDS: Final = (".pyc", ".pyo", ".pyi", ".c", ".pyx", ".pxd", ".h", ".orig", ".swp")
 #: Parts of cloudq that no function runs.
-_NOT_IN_LAMBDA: Final = frozenset({"cli", "testing", "demo", "deploy", "worker"})
+_NOT_IN_LAMBDA: Final = frozenset({"cli", "testing", "demo", "worker"})
 
 Files = dict[str, Path]
 

@@ -242,6 +242,7 @@ def test_everything_in_it_can_be_imported_on_its_own(project: Path, tmp_path: Pa
     code = f"""
 import sys, json
 sys.path.insert(0, {str(folder)!r})
+import handlers.beat
 import handlers.consume
 import cloudq.aws_lambda.api, cloudq.aws_lambda.redrive
 outside = [m.__name__ for m in list(sys.modules.values()) if 'site-packages' in str(getattr(m, '__file__', ''))]

@@ -5,13 +5,13 @@ Each is prepared, settled and given its verdict on its own; only the run is comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudq.brokers.base import Delivery
 from cloudq.context import Request
-from cloudq.execution.batch import acall_batch, call_batch
+from cloudq.execution.batch import acall_batch, acall_one, call_batch, call_one
 from cloudq.execution.outcome import Outcome
 from cloudq.pools.base import Watch
 from cloudq.runtime.lifecycle import Lifecycle
@@ -36,14 +36,20 @@ _Members = dict[int, _Member]
 def run(lifecycle: Lifecycle, deliveries: Sequence[Delivery], watch: Watch) -> list[Verdict]:
     """From deliveries (of one batch task) to verdicts, in this thread. Never raises (as ``Lifecycle.run``)."""
     verdicts, members = _prepare(lifecycle, deliveries)
-    if members:
-        try:
-            task, requests = _about(members)
-            outcomes = call_batch(task, request_of_batch(task, requests), requests, watch)
-        except BaseException:  # a pool's own hard limit
-            _leave(lifecycle, members)
-            raise
-        _settle(lifecycle, members, outcomes, verdicts, watch)
+    outcomes: dict[int, Outcome] = {}
+    try:
+        for some in _by_task(members):
+            task, requests = _about(some)
+            if task.batch is None:
+                ready = next(iter(some.values())).ready
+                found = [call_one(task, ready.request, ready.args, ready.envelope.kwargs, watch)]
+            else:
+                found = call_batch(task, request_of_batch(task, requests), requests, watch)
+            outcomes.update(zip(some, found, strict=True))
+    except BaseException:  # a pool's own hard limit
+        _leave(lifecycle, members)
+        raise
+    _settle(lifecycle, members, outcomes, verdicts, watch)
     return [verdicts[position] for position in range(len(deliveries))]
 
 
@@ -52,14 +58,20 @@ async def arun(
 ) -> list[Verdict]:
     """As ``run``, on an event loop; ``bridge(f, *args)`` awaits blocking work in a thread."""
     verdicts, members = await bridge(_prepare, lifecycle, deliveries)
-    if members:
-        try:
-            task, requests = _about(members)
-            outcomes = await acall_batch(task, request_of_batch(task, requests), requests, watch)
-        except BaseException:
-            await bridge(_leave, lifecycle, members)
-            raise
-        await bridge(_settle, lifecycle, members, outcomes, verdicts, watch)
+    outcomes: dict[int, Outcome] = {}
+    try:
+        for some in _by_task(members):
+            task, requests = _about(some)
+            if task.batch is None:
+                ready = next(iter(some.values())).ready
+                found = [await acall_one(task, ready.request, ready.args, ready.envelope.kwargs, watch)]
+            else:
+                found = await acall_batch(task, request_of_batch(task, requests), requests, watch)
+            outcomes.update(zip(some, found, strict=True))
+    except BaseException:
+        await bridge(_leave, lifecycle, members)
+        raise
+    await bridge(_settle, lifecycle, members, outcomes, verdicts, watch)
     return [verdicts[position] for position in range(len(deliveries))]
 
 
@@ -84,6 +96,17 @@ def _prepare(lifecycle: Lifecycle, deliveries: Sequence[Delivery]) -> tuple[dict
     return verdicts, members
 
 
+def _by_task(members: _Members) -> list[_Members]:
+    """Members that run together. They were collected by what their messages say at a glance, which nobody had
+    verified: what turns out to be another task runs as that."""
+    found: dict[str, _Members] = {}
+    for position, member in members.items():
+        task = member.ready.task
+        key = task.name if task.batch is not None else f"{task.name}/{position}"
+        found.setdefault(key, {})[position] = member
+    return list(found.values())
+
+
 def _about(members: _Members) -> tuple[Task[..., Any], list[Request]]:
     requests = [each.ready.request for each in members.values()]
     return next(iter(members.values())).ready.task, requests
@@ -92,12 +115,12 @@ def _about(members: _Members) -> tuple[Task[..., Any], list[Request]]:
 def _settle(
     lifecycle: Lifecycle,
     members: _Members,
-    outcomes: Sequence[Outcome],
+    outcomes: Mapping[int, Outcome],
     verdicts: dict[int, Verdict],
     watch: Watch,
 ) -> None:
-    for (position, member), outcome in zip(members.items(), outcomes, strict=True):
-        ready = member.ready
+    for position, member in members.items():
+        ready, outcome = member.ready, outcomes[position]
         try:
             verdict = lifecycle.settled(ready, lifecycle.after(ready, outcome), watch)
             verdicts[position] = lifecycle.closed(verdict, member.early)

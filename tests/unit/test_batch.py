@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from stage import Stage
 
-from cloudq import CloudQ, Ignore, Reject
+from cloudq import CloudQ, Ignore, Reject, aio
 from cloudq.brokers.base import Delivery
 from cloudq.errors import ImproperlyConfigured, Retry
 from cloudq.execution.call import NoWatch
@@ -170,6 +171,35 @@ def test_what_may_not_run_is_left_out_and_the_others_run(stage: Stage) -> None:
     assert handled == [3, 1]
     assert (expired.state, done.state) == ("REVOKED", "SUCCESS")
     assert stage.app.broker.depth("cloudq").delayed == 1
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_what_was_collected_by_mistake_runs_as_what_it_is(stage: Stage, looped: bool) -> None:
+    ran: list[Any] = []
+
+    @stage.app.task(name="store", batch=10)
+    def store(requests: list[Any]) -> None:
+        ran.append(("store", [each.args[0] for each in requests]))
+
+    @stage.app.task(name="other", batch=10)
+    def other(requests: list[Any]) -> None:
+        ran.append(("other", [each.args[0] for each in requests]))
+
+    @stage.app.task(name="plain")
+    def plain(number: int) -> int:
+        ran.append(("plain", number))
+        return number
+
+    calls = [plain.delay(0), store.delay(1), other.delay(2), store.delay(3), plain.delay(4)]
+    worker = stage.app.lifecycle("w1")
+    if looped:
+        verdicts = asyncio.run(batch.arun(worker, stage.receive(), NoWatch(), aio.to_thread))
+    else:
+        verdicts = batch.run(worker, stage.receive(), NoWatch())
+
+    assert verdicts == [ACK] * 5
+    assert ran == [("plain", 0), ("store", [1, 3]), ("other", [2]), ("plain", 4)]
+    assert [each.get(timeout=1) for each in calls] == [0, None, None, None, 4]
 
 
 def test_one_that_cannot_be_settled_does_not_concern_the_others(

@@ -283,13 +283,11 @@ class Settings:
     api_max_body: int = _setting(262_144, "Longest request body of the HTTP API.", "bytes")
 
     worker_events_log: str | None = _setting(
-        None,
-        "Events on stdout: `json` (a line each), or `emf` (CloudWatch metrics by task and queue, a line a minute).",
+        None, "Events on stdout: `json` lines, or `emf`: CloudWatch metrics by task and queue, once a minute."
     )
-    worker_metrics_port: int | None = _setting(
-        None, "Serve metrics for Prometheus on this port (extra `prometheus`)."
-    )
+    worker_metrics_port: int | None = _setting(None, "Port to serve Prometheus on (extra `prometheus`).")
     worker_metrics_host: str = _setting("127.0.0.1", "Address that metrics are served on.")
+    worker_log_format: str = _setting("text", "How the worker logs: `text`, or `json`: an object a line.")
     worker_hijack_root_logger: bool = _setting(True, "The worker sets up logging on the root logger.")
 
     def items(self) -> Iterator[tuple[str, Any]]:

@@ -18,9 +18,11 @@ from cloudq.hooks import EVERYWHERE
 Receiver = Callable[..., Any]
 
 __all__ = [
+    "after_setup_logger",
     "after_task_publish",
     "before_task_publish",
     "heartbeat_sent",
+    "setup_logging",
     "task_failure",
     "task_postrun",
     "task_prerun",
@@ -42,7 +44,13 @@ __all__ = [
 class Signal:
     """A moment one can connect to. ``translate`` makes Celery's arguments of a hook point's."""
 
-    def __init__(self, name: str, point: str, translate: Callable[..., dict[str, Any] | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        point: str | None = None,
+        translate: Callable[..., dict[str, Any] | None] = lambda **data: data,
+    ) -> None:
+        """Without a ``point`` it is sent by whoever has it."""
         self.name = name
         self._point = point
         self._translate = translate
@@ -67,9 +75,10 @@ class Signal:
         uid = dispatch_uid if dispatch_uid is not None else receiver
         if not any((each[0], each[1]) == (uid, sender) for each in self._receivers):
             self._receivers = [*self._receivers, (uid, sender, receiver)]
-        listeners = EVERYWHERE.setdefault(self._point, [])
-        if self._listen not in listeners:
-            listeners.append(self._listen)
+        if self._point is not None:
+            listeners = EVERYWHERE.setdefault(self._point, [])
+            if self._listen not in listeners:
+                listeners.append(self._listen)
         return receiver
 
     def disconnect(
@@ -79,7 +88,7 @@ class Signal:
         uid = dispatch_uid if dispatch_uid is not None else receiver
         left = [each for each in self._receivers if (each[0], each[1]) != (uid, sender)]
         found, self._receivers = len(left) < len(self._receivers), left
-        if not left and self._listen in EVERYWHERE.get(self._point, ()):
+        if self._point is not None and not left and self._listen in EVERYWHERE.get(self._point, ()):
             EVERYWHERE[self._point].remove(self._listen)
         return found
 
@@ -230,3 +239,6 @@ worker_shutdown: Final = Signal("worker_shutdown", "worker_stopped", _worker)
 worker_process_init: Final = Signal("worker_process_init", "child_init", _process)
 worker_process_shutdown: Final = Signal("worker_process_shutdown", "child_exit", _process_end)
 heartbeat_sent: Final = Signal("heartbeat_sent", "worker_heartbeat", _worker)
+#: Sent before a worker sets up logging, which it then leaves to the receiver; and after it has.
+setup_logging: Final = Signal("setup_logging")
+after_setup_logger: Final = Signal("after_setup_logger")

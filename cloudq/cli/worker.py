@@ -86,6 +86,9 @@ def worker(
         int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port.")
     ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address for metrics; default 127.0.0.1.")] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="text|json", help="How to log; json: an object a line.")
+    ] = None,
     events_log: Annotated[
         str | None, typer.Option(metavar="json|emf", help="Events as lines on stdout.")
     ] = None,
@@ -136,6 +139,7 @@ def worker(
             "worker_metrics_port": metrics_port,
             "worker_metrics_host": metrics_host,
             "worker_events_log": events_log,
+            "worker_log_format": log_format,
             "monitoring": "tasks" if task_events and found.conf.monitoring in ("off", "workers") else None,
             "worker_autoscale": autoscale_,
             "worker_health_port": health_port,
@@ -144,7 +148,7 @@ def worker(
         }
         found.conf.update({name: value for name, value in settings.items() if value is not None})
         if found.conf.worker_hijack_root_logger:
-            logs.set_up(level)
+            logs.set_up(level, found.conf.worker_log_format)
         import os
 
         names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]

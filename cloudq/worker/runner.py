@@ -118,7 +118,7 @@ def in_child(
     app = load_app(app_path)
     override(app, options)
     if app.conf.worker_hijack_root_logger:
-        logs.set_up(level)
+        logs.set_up(level, app.conf.worker_log_format)
     logging.getLogger("cloudq.worker").debug("child ready: %d tasks", len(app.tasks))
     lifecycle = app.lifecycle(hostname)
     lifecycle.admission.limits.keep_in(shared)

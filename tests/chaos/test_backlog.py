@@ -112,6 +112,7 @@ def watch():
     worker.stop("done")
 
 started = time.monotonic()
+worker.start()
 threading.Thread(target=watch, daemon=True).start()
 code = worker.run()
 print(json.dumps({

@@ -95,7 +95,8 @@ def again() -> NoReturn:
     """Start this very command anew, in this process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # nosec B606  our own command
+    # our own command, as it was given
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # nosec B606
 
 
 def sources() -> set[Path]:

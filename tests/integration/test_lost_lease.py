@@ -82,7 +82,9 @@ def test_a_task_acknowledged_early_has_no_lease_to_lose(scene: Scene, app: Cloud
     assert "lost" not in worker.text
 
 
-@pytest.mark.parametrize("pool", ["threads", pytest.param("solo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "pool", ["threads", *(pytest.param(each, marks=pytest.mark.slow) for each in ("solo", "asyncio"))]
+)
 def test_poison_that_takes_the_whole_worker_along_ends_as_worker_lost_in_the_dead_letters(
     scene: Scene, app: CloudQ, pool: str
 ) -> None:

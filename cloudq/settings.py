@@ -113,8 +113,8 @@ class Settings:
     )
     task_remember_workflows: bool = _setting(
         True,
-        "Write what a workflow looks like to the backend when it is sent (one document): for `cloudq result --tree`, "
-        "`revoke(tree=True)` and `cloudq retry`.",
+        "Write what a workflow looks like to the backend when it is sent (one document), and keep the messages of "
+        "its failed tasks in their records: for `cloudq result --tree`, `revoke(tree=True)` and `cloudq retry`.",
     )
     task_reject_on_worker_lost: bool = _setting(
         True,

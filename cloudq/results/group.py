@@ -15,6 +15,7 @@ from cloudq.errors import CorruptRecord
 from cloudq.results.arrivals import aarrivals, arrivals, look
 from cloudq.results.handle import (
     AsyncResult,
+    EagerResult,
     Results,
     error_of,
     refuse_inside_task,
@@ -181,7 +182,7 @@ class ResultSet(Generic[R]):
         values. ``callback(task_id, value)`` is called for each, in their order.
         """
         if disable_sync_subtasks:
-            refuse_inside_task()
+            self._refuse_inside_task()
         waiting = iter(leaves := self._leaves())
         head = next(waiting, None)
         with closing(arrivals(leaves, timeout)) as arriving:
@@ -202,7 +203,7 @@ class ResultSet(Generic[R]):
         """As ``join``, but callbacks and failures come as the tasks end: the first failure in time
         is raised at once."""
         if disable_sync_subtasks:
-            refuse_inside_task()
+            self._refuse_inside_task()
         with closing(arrivals(self._leaves(), timeout)) as arriving:
             for leaf, record in arriving:
                 _conclude(leaf, record, propagate, callback)
@@ -255,6 +256,10 @@ class ResultSet(Generic[R]):
         async with aclosing(aarrivals(self._leaves(), timeout)) as arriving:
             async for leaf, record in arriving:
                 yield leaf.id, _meta(record)
+
+    def _refuse_inside_task(self) -> None:
+        if not all(isinstance(leaf, EagerResult) for leaf in self._leaves()):  # those have ended
+            refuse_inside_task()
 
     # --- parts --------------------------------------------------------------------------------
 

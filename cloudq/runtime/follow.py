@@ -159,7 +159,7 @@ class Follower:
     def kept(self, envelope: Envelope, queue: str, state: str) -> dict[str, Any]:
         """What a failed task's record keeps, so that its workflow can be tried again from there."""
         part = envelope.chain or envelope.group is not None or envelope.root_id not in (None, envelope.id)
-        if not part or state not in states.PROPAGATE_STATES:
+        if not part or state not in states.PROPAGATE_STATES or not self._launcher.remembers:
             return {}
         try:
             text = self._launcher.text_of(envelope, queue)

@@ -62,6 +62,11 @@ class Launcher:
         self.shelf = Shelf(store)
 
     @property
+    def remembers(self) -> bool:
+        """Is kept what drawing, cancelling and retrying a workflow needs?"""
+        return self._conf.task_remember_workflows
+
+    @property
     def rules(self) -> Rules:
         return Rules(header_errbacks=self._conf.task_allow_error_cb_on_chord_header)
 
@@ -96,7 +101,7 @@ class Launcher:
         return steps
 
     def _remember(self, steps: Flow, shape: list[Any]) -> None:
-        if self._store is None or not self._conf.task_remember_workflows:
+        if self._store is None or not self.remembers:
             return
         if len(shape) == 1 and isinstance(shape[0], list):
             return  # one call: its record says everything

@@ -148,6 +148,31 @@ def test_a_signature_may_be_sent_again_and_is_not_changed_by_it(bench: Bench) ->
     assert json.dumps(made) == before
 
 
+def test_the_ways_to_write_a_chord(bench: Bench) -> None:
+    add, total = bench.add, bench.total
+    made = [
+        chord([add.s(1, 1), add.s(2, 2)])(total.s()),
+        chord(group(add.s(1, 1), add.s(2, 2)), total.s())(),
+        chord((add.s(n, n) for n in (1, 2)), body=total.s()).delay(),
+        (group(add.s(1, 1), add.s(2, 2)) | total.s()).apply_async(),
+        chord([add.s(1), add.s(3)], total.s()).apply_async((1,)),
+    ]
+    bench.box.drain()
+
+    assert [each.get(timeout=0) for each in made] == [6] * 5
+
+
+def test_an_eager_group_may_be_waited_for_inside_a_task(bench: Bench) -> None:
+    @bench.app.task(name="outer")
+    def outer() -> Any:
+        return group(bench.add.s(n, n) for n in range(3)).apply().get()
+
+    made = outer.delay()
+    bench.box.drain()
+
+    assert made.get(timeout=0) == [0, 2, 4]
+
+
 def test_a_generator_can_be_sent_once(bench: Bench) -> None:
     made = group(bench.add.s(n, n) for n in range(3))
     made.delay()

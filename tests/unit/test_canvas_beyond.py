@@ -250,6 +250,17 @@ def test_a_workflow_that_has_not_failed_is_not_tried_again(bench: Bench) -> None
         bench.app.retry_workflow(made.id)
 
 
+def test_without_a_memory_of_workflows_nothing_can_be_tried_again(bench: Bench) -> None:
+    bench.app.conf.task_remember_workflows = False
+    bench.broken = {1}
+    made = chain(bench.may.s(1), bench.may.s())()
+    bench.box.drain()
+
+    assert "call" not in bench.app.need_store().read(made.parent.id).extra  # type: ignore[union-attr]
+    with pytest.raises(CloudQError, match="was not kept"):
+        bench.app.retry_workflow(made.id)
+
+
 def test_large_workflows_are_tried_again_too(bench: Bench) -> None:
     bench.broken = {0}
     made = chain(bench.may.s(0), *[bench.add.s(1) for _ in range(150)])()

@@ -64,7 +64,7 @@ class Launcher:
     @property
     def remembers(self) -> bool:
         """Is kept what drawing, cancelling and retrying a workflow needs?"""
-        return self._conf.task_remember_workflows
+        return bool(self._conf.task_remember_workflows)
 
     @property
     def rules(self) -> Rules:

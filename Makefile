@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 
-.PHONY: help demo test slow lint types architecture audit check clean bench
+.PHONY: help demo test slow lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -59,7 +59,16 @@ audit: $(STAMP) ## Look for unsafe code, and for known holes in what is installe
 	then $(BIN)/pip-audit --progress-spinner off --path $(VENV)/lib/python*/site-packages --skip-editable; \
 	else echo "pip-audit: the advisories on pypi.org cannot be reached; not asked"; fi
 
+# checkov pins a hundred packages of its own: it has an environment of its own
+.venv-checkov/.installed: $(STAMP) requirements/checkov.txt
+	$(PYTHON) -m venv .venv-checkov
+	$(BIN)/uv pip install -q --python .venv-checkov/bin/python -r requirements/checkov.txt
+	@touch $@
+
+checkov: .venv-checkov/.installed ## Check the Terraform modules for unsafe settings; each exception has its reason beside it
+	.venv-checkov/bin/checkov -d terraform/modules --framework terraform --skip-download --compact --quiet
+
 check: lint types architecture audit ## All checks that are not tests
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-ministack tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-ministack .venv-checkov tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

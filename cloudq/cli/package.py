@@ -38,6 +38,10 @@ def package(
     with_boto3: Annotated[
         bool, typer.Option("--with-boto3", help="Keep the SDK that Lambda has of its own.")
     ] = False,
+    worker: Annotated[
+        bool,
+        typer.Option("--worker", help="Also fit for `cloudq worker` on EC2: with its command and boto3."),
+    ] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Add bytecode: faster cold starts. Needs the same Python here.")
     ] = False,
@@ -58,6 +62,7 @@ def package(
                 include=tuple(include or ()),
                 layer=layer,
                 with_sdk=with_boto3,
+                worker=worker,
                 compiled=compiled,
             )
         )

@@ -43,15 +43,12 @@ def under(folder: Path, prefix: str = "") -> Files:
     return {prefix + each.relative_to(folder).as_posix(): each for each in walk(folder)}
 
 
-def own() -> Files:
-    """cloudq itself, without what only developers and workers need."""
+def own(worker: bool = False) -> Files:
+    """cloudq itself: for a function without what only developers and workers need, for a ``worker`` all of it."""
     home = Path(cloudq.__file__).parent
     files = under(home, "cloudq/")
-    return {
-        name: file
-        for name, file in files.items()
-        if name.split("/")[1] not in {*_NOT_IN_LAMBDA, "_handlers", "__main__.py"}
-    }
+    left_out = {"_handlers"} if worker else {*_NOT_IN_LAMBDA, "_handlers", "__main__.py"}
+    return {name: file for name, file in files.items() if name.split("/")[1] not in left_out}
 
 
 def handlers() -> Files:

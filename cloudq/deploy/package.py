@@ -23,6 +23,8 @@ MOST_DIRECT: Final = 50 * 1024 * 1024
 NEAR: Final = 0.9
 #: What cloudq itself needs in a function besides the SDK.
 NEEDS: Final = ("msgspec",)
+#: What ``cloudq worker`` needs besides: on a machine where nothing is installed.
+WORKER_NEEDS: Final = ("boto3", "typer", "rich")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Order:
     include: tuple[str, ...] = ()
     layer: bool = False
     with_sdk: bool = False
+    worker: bool = False
     compiled: bool = False
 
 
@@ -62,8 +65,10 @@ def build(order: Order) -> Built:
         folder.mkdir()
         own = [f"{name}=={version(name)}" for name in NEEDS]
         wheels.install(list(order.requirements), own, folder, order.target)
-        left_out = [] if order.with_sdk else wheels.drop(folder, wheels.SDK)
-        files = {**contents.under(folder), **contents.own(), **contents.handlers()}
+        if order.worker:
+            _can_work(folder)
+        left_out = [] if order.with_sdk or order.worker else wheels.drop(folder, wheels.SDK)
+        files = {**contents.under(folder), **contents.own(order.worker), **contents.handlers()}
         if order.app is not None:
             files |= contents.app(order.app, order.root)
         for each in order.include:
@@ -88,6 +93,15 @@ def build(order: Order) -> Built:
         tuple(left_out),
         _near(size, unpacked),
     )
+
+
+def _can_work(folder: Path) -> None:
+    missing = [each for each in WORKER_NEEDS if not (folder / each).is_dir()]
+    if missing:
+        raise ImproperlyConfigured(
+            f"a worker also needs {', '.join(missing)}: pin them and what they need in the requirements "
+            "(`uv pip compile` from a file with boto3, typer and rich writes such pins)"
+        )
 
 
 def _near(size: int, unpacked: int) -> tuple[str, ...]:

@@ -83,3 +83,18 @@ def test_wildcard_actions_are_in_denials_only(name: str) -> None:
         for found in re.finditer(r'"[a-z0-9-]+:[A-Za-z]*\*[A-Za-z*]*"|Resource\s*=\s*\[?"\*"', text):
             around = text[max(0, found.start() - 200) : found.start()]
             assert '"Deny"' in around, f"{file}: {found.group()} outside of a Deny"
+
+
+def test_every_check_that_is_skipped_has_a_written_reason() -> None:
+    """`make checkov` fails on what is neither right nor excused."""
+    skips = [
+        line.split("checkov:skip=")[1]
+        for file in MODULES.rglob("*.tf")
+        for line in file.read_text().splitlines()
+        if "checkov:skip=" in line
+    ]
+    assert skips
+    for each in skips:
+        check, _, reason = each.partition(":")
+        assert re.fullmatch(r"CKV2?_[A-Z]+_[0-9]+", check), each
+        assert len(reason) > 20, f"{check} is skipped without a reason"

@@ -19,7 +19,7 @@ variable "app" {
 }
 
 variable "package" {
-  description = "The zip that `cloudq package --with-boto3` built (Lambda takes the same), as an object in S3. A new key or version rolls the instances."
+  description = "The zip that `cloudq package --worker` built (Lambda takes the same), as an object in S3. A new key or version rolls the instances."
   type        = object({ s3_bucket = string, s3_key = string, s3_object_version = optional(string), sha256 = optional(string) })
 
   validation {

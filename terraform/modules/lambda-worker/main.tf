@@ -7,6 +7,7 @@ locals {
 }
 
 resource "aws_cloudwatch_log_group" "this" {
+  #checkov:skip=CKV_AWS_338:Retention is the variable log_retention_days; a year of task logs is a price that nobody should pay by default.
   name              = "/aws/lambda/${local.function_name}"
   retention_in_days = var.log_retention_days
   kms_key_id        = var.kms_key_arn
@@ -57,6 +58,7 @@ resource "aws_iam_role_policy_attachment" "tracing" {
 }
 
 resource "aws_lambda_function" "this" {
+  #checkov:skip=CKV_AWS_116:A dead-letter queue of a function is for asynchronous calls; here SQS redrives, into the queue's own.
   function_name = local.function_name
   description   = "Runs tasks of ${var.app}."
   role          = aws_iam_role.this.arn

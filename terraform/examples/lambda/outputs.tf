@@ -1,0 +1,14 @@
+output "environment" {
+  description = "CLOUDQ_* variables of whoever calls the tasks."
+  value       = merge(module.orders.environment, module.results.environment)
+}
+
+output "publisher_policies" {
+  description = "IAM policy documents of whoever calls the tasks."
+  value       = [module.orders.policies["publisher"], module.results.policies["publisher"]]
+}
+
+output "log_group_name" {
+  description = "The function's logs."
+  value       = module.function.log_group_name
+}

@@ -271,3 +271,17 @@ def test_nothing_is_open_by_default(app: CloudQ) -> None:
         make_api(app, tasks=("a",), auth="hmac")
     with pytest.raises(ImproperlyConfigured, match="shorter"):
         make_api(app, tasks=("a",), auth="hmac", keys={"k": "short"})
+
+
+def test_the_pages_recipe_signs_what_the_api_takes(app: CloudQ, secret_api: Api) -> None:
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[3] / "docs" / "lambda.md").read_text("utf-8")
+    [recipe] = re.findall(r"```python\n(import hashlib.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(recipe, found)
+    found["time"] = app.clock
+    event = v2("POST", "/tasks", CALL, caller=None)
+    event["headers"] = found["headers"]("shop", SECRET, "POST", "/tasks", "", event["body"].encode())
+    assert ask(secret_api, event)[0] == 202

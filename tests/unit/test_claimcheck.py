@@ -19,6 +19,7 @@ from cloudq.control.deadletters import DeadLetters
 from cloudq.errors import (
     ImproperlyConfigured,
     MessageTooLarge,
+    PayloadMissing,
     SendError,
     ServiceUnavailable,
     SignatureInvalid,
@@ -483,10 +484,22 @@ def test_pickled_arguments_elsewhere_are_vouched_for_by_the_signature() -> None:
 
 
 def test_a_text_that_waits_long_is_kept_longer(bench: Bench) -> None:
-    bench.keep.apply_async((BIG,), countdown=60 * 86400)
+    soon = bench.claims.store("soon")
+    later = bench.claims.store("later", due=bench.clock.time() + 60 * 86400)
     bench.clock.advance(61 * 86400)
-    assert bench.step() == [Ack()]
+    assert bench.claims.load(later) == "later"
+    with pytest.raises(PayloadMissing):
+        bench.claims.load(soon)
+
+
+def test_a_large_task_that_waits_for_weeks_hops_with_a_text_of_its_own_each_time(bench: Bench) -> None:
+    bench.keep.apply_async((BIG,), countdown=40 * 86400)
+    for _ in range(42):
+        bench.clock.advance(86400)
+        bench.step()
+        assert len(bench.kept()) <= 1
     assert bench.ran == [BIG]
+    assert bench.kept() == []
 
 
 def test_a_place_one_moves_away_from_is_still_read(tmp_path: Path) -> None:

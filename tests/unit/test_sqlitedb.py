@@ -16,7 +16,7 @@ import pytest
 
 from cloudq.backends.open import open_backend
 from cloudq.brokers import sqlite_queue
-from cloudq.brokers.base import Message
+from cloudq.brokers.base import Message, QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.brokers.sqlite import TABLES, SqliteBroker
 from cloudq.clock import SYSTEM_CLOCK
@@ -67,7 +67,7 @@ def test_what_is_closed_says_so(tmp_path: Path) -> None:
 
 FORKS = """
 import os, sys, threading, time
-from cloudq.brokers.base import Message
+from cloudq.brokers.base import Message, QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.backends.open import open_backend
 
@@ -134,7 +134,7 @@ def test_no_connection_crosses_a_fork_and_both_sides_go_on(tmp_path: Path) -> No
 
 MEMORY_FORKS = """
 import os, sys
-from cloudq.brokers.base import Message
+from cloudq.brokers.base import Message, QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.backends.open import open_backend
 
@@ -314,3 +314,12 @@ def test_expired_messages_of_a_fifo_queue_do_not_block_their_group() -> None:
     clock.advance(sqlite_queue.RETENTION + 60)
     broker.send("q.fifo", [Message("new", group_id="a", dedup_id="2")])
     assert [each.body for each in broker.receive("q.fifo", 10, 0.0, 30.0)] == ["new"]
+
+
+def test_a_delay_longer_than_the_queues_retention_is_kept() -> None:
+    clock = ManualClock()
+    broker = SqliteBroker(None, clock)
+    broker.create_queue(QueueSpec("brief", retention=3600.0))
+    broker.send("brief", [Message("tomorrow", delay=86_000.0), Message("now")])
+    clock.advance(86_001.0)
+    assert [each.body for each in broker.receive("brief", 10, 0.0, 30.0)] == ["tomorrow"]

@@ -6,7 +6,6 @@ import logging
 import os
 import queue
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from cloudq.pools.base import Cancelled, Died, End, Finished, Pool, Remote, Retu
 from cloudq.pools.prefork import PreforkPool
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Hold, Release, Verdict
-from cloudq.worker import intake
+from cloudq.worker import folder, intake
 from cloudq.worker.batches import Batch, Batches, deliveries_of
 from cloudq.worker.cores import default_concurrency
 from cloudq.worker.credit import AHEAD, Credit, Lane
@@ -174,7 +173,7 @@ class Worker:
     def _spec(self) -> Any:
         explicit = {name: value for name, value in self.conf.items() if self.conf.explicit(name)}
         # what belongs to this worker alone, for all of its children: limits per worker
-        self._folder = tempfile.TemporaryDirectory(prefix="cloudq-worker-", ignore_cleanup_errors=True)
+        self._folder = folder.make()
         shared = f"sqlite:///{os.path.join(self._folder.name, 'worker.db')}"
         self.feeding = Feeding(self, self._folder.name)
         path = self._app_path or ""

@@ -364,3 +364,14 @@ def test_a_store_that_is_away_keeps_no_worker_from_stopping(
         began = time.monotonic()
     assert time.monotonic() - began < 30
     never.set()
+
+
+def test_what_a_poll_in_flight_still_brings_from_a_paused_queue_is_given_back(live: CloudQ) -> None:
+    live.control.pause("cloudq")
+    with running_worker(live, ["cloudq"], hostname="w1") as worker:
+        result = live.send_task("add", (1, 2))
+        worker._deliver(live.broker.receive("cloudq", 1, 0.0, 30.0))
+        while live.broker.depth("cloudq").visible == 0:
+            assert not result.ready()
+    assert live.broker.depth("cloudq").visible == 1
+    assert not result.ready()

@@ -11,7 +11,7 @@ import pytest
 from cloudq import CloudQ, states
 from cloudq.backends.open import open_backend
 from cloudq.control.revocations import Revocations
-from cloudq.coordination.board import CHUNK, INLINE, Board, Boards, Order
+from cloudq.coordination.board import CHUNK, INLINE, Board, Boards, Order, Stamp
 from cloudq.errors import ImproperlyConfigured, ServiceUnavailable, TaskRevokedError
 from cloudq.execution.call import NoWatch
 from cloudq.pools.base import Cancelled
@@ -381,3 +381,21 @@ def test_a_read_that_fails_is_made_up_for_at_the_next_look() -> None:
 
 def _refuse() -> None:
     raise ServiceUnavailable("not now")
+
+
+def test_what_is_remembered_ends_in_time_though_the_board_is_unchanged() -> None:
+    clock = ManualClock()
+    mine = boards(clock=clock)
+    mine.revoke(["a"], clock.time() + 10, False)
+    mine.change(lambda board: board.with_(stamps=(Stamp("tenant", ("x",), clock.time() + 10),)))
+    known = Revocations(mine, clock)
+    known.look()
+    assert known.find("a", {}) is not None
+    assert known.find("b", {"tenant": "x"}) is not None
+    assert known.ids() == ["a"]
+
+    clock.advance(11)
+    assert not known.look()
+    assert known.find("a", {}) is None
+    assert known.find("b", {"tenant": "x"}) is None
+    assert known.ids() == []

@@ -282,7 +282,7 @@ def test_ids_are_the_same_whenever_a_workflow_is_planned(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_chord_of_a_hundred_thousand_members(bench: Bench) -> None:
     made = chord((bench.add.s(n, n) for n in range(100_000)), bench.total.s()).delay()
     bench.run()

@@ -23,10 +23,12 @@ class Pool:
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Any, Callable[[End], None]]] = []
+        self.submitted = 0
         self.stopped: list[float] = []
         self.cancelled: list[Any] = []
 
     def submit(self, job: Any, done: Callable[[End], None]) -> None:
+        self.submitted += 1
         self.jobs.append((job, done))
 
     def stop(self, grace: float) -> None:
@@ -138,6 +140,7 @@ def test_a_stop_while_the_pool_is_being_made_gives_the_job_back() -> None:
 
     assert scene.ends == [Returned()]
     assert scene.pools[0].stopped == [0.0]
+    assert scene.pools[0].submitted == 0
 
 
 def test_only_its_own_jobs_are_cancelled() -> None:

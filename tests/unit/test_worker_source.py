@@ -161,7 +161,7 @@ def test_a_hung_poll_keeps_no_places(caplog: pytest.LogCaptureFixture) -> None:
 
     def hang() -> list[Delivery]:
         hung.set()
-        free.wait(10)
+        free.wait(60)
         return []
 
     broker = Polled([hang, [delivery(str(n)) for n in range(5)]])

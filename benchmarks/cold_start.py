@@ -107,7 +107,9 @@ def main() -> None:
                 home.mkdir(exist_ok=True)
                 (home / "function.py").write_text(code)
                 path = os.pathsep.join((str(home), str(places[compiled]), site))
-                more = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+                # the first turn writes bytecode; "no bytecode" reads and writes none
+                bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+                more = {"PYTHONPATH": path, **(bytecode if compiled else {"PYTHONDONTWRITEBYTECODE": "1"})}
                 command = [sys.executable, "-S", "-c", CHILD, f"{number}-{turn}"]
                 done = subprocess.run(
                     command,

@@ -12,6 +12,7 @@ import typer
 
 import cloudq
 from cloudq.app import CloudQ
+from cloudq.aws.factory import make_port
 from cloudq.brokers.base import QueueInfo
 from cloudq.cli import doctor_time
 from cloudq.cli.common import (
@@ -25,7 +26,11 @@ from cloudq.cli.common import (
     print_json,
     queues_of,
 )
-from cloudq.errors import CloudQError
+from cloudq.deploy import audit
+from cloudq.deploy.iam import ROLES
+from cloudq.deploy.rights import Place, rights_of
+from cloudq.errors import CloudQError, ImproperlyConfigured
+from cloudq.url import Url
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 #: Places that every machine reaches.
@@ -48,13 +53,26 @@ def doctor(
     ] = None,
     broker: BrokerOption = None,
     result_backend: BackendOption = None,
+    aws: Annotated[
+        bool,
+        typer.Option("--aws", help="Also compare queues, functions and table in AWS with the app's needs."),
+    ] = False,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=ARN", help="With --aws: does this role suffice? worker=arn:aws:iam::...:role/..."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check the app, its settings, broker, queues and results store. Exit code 1 when something fails."""
     with one_line_errors():
         found = find_app(app, broker, result_backend)
         names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
-        findings = list(examine(found, names or queues_of(found), app is not None))
+        names = names or queues_of(found)
+        findings = list(examine(found, names, app is not None))
+        if aws or role:
+            findings += deployed(found, names, role or [])
     if as_json:
         print_json([{"level": each.level, "what": each.what, "detail": each.detail} for each in findings])
     else:
@@ -64,6 +82,25 @@ def doctor(
             out.print(each.detail, markup=False, soft_wrap=True)
     if any(each.level == FAIL for each in findings):
         raise typer.Exit(1)
+
+
+def deployed(app: CloudQ, queues: list[str], roles: list[str]) -> Iterator[Finding]:
+    """What is in AWS beside what the app needs. ``roles``: ``worker=ARN``."""
+    url = Url.parse(app.broker.url)
+    if url.scheme != "sqs":
+        raise ImproperlyConfigured(f"--aws looks at SQS; the app's broker is {app.broker.url}")
+    port = make_port(
+        url.query.get("region"), url.query.get("endpoint_url"), url.query.get("profile"), "boto3"
+    )
+    remarks = list(audit.audit(app, queues, port))
+    for each in roles:
+        kind, _, arn = each.partition("=")
+        if kind not in ROLES or not arn.startswith("arn:"):
+            raise ImproperlyConfigured(f"--role is KIND=ARN, KIND one of {', '.join(ROLES)}; got {each!r}")
+        rights, _ = rights_of(app, queues, Place(arn.split(":")[4]))
+        remarks += audit.permissions(kind, arn, rights, port)
+    for remark in remarks:
+        yield Finding(remark.level, remark.what, remark.detail)
 
 
 def examine(app: CloudQ, queues: list[str], loaded: bool) -> Iterator[Finding]:

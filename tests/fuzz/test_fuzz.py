@@ -163,6 +163,7 @@ def test_api_requests(text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("kind", "feed"),
     [
@@ -174,7 +175,7 @@ def test_api_requests(text: str) -> None:
     ],
 )
 def test_much_more_of_each(kind: str, feed: Callable[[str], None]) -> None:
-    @often(4_000)
+    @often(2_000)
     @given(mutated(kind))
     def run(text: str) -> None:
         feed(text)

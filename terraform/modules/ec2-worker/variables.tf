@@ -211,9 +211,9 @@ variable "drain_seconds" {
 }
 
 variable "watchdog_seconds" {
-  description = "systemd restarts a worker that has not reported for so long. 0: no watchdog, for workers that do not report to systemd."
+  description = "systemd restarts a worker that has not reported for so long. 0: no watchdog, and systemd is not told when the worker is ready."
   type        = number
-  default     = 0
+  default     = 180
 
   validation {
     condition     = var.watchdog_seconds == 0 || var.watchdog_seconds >= 10

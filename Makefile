@@ -55,18 +55,7 @@ architecture: $(STAMP) ## Check that imports run downstairs
 
 audit: $(STAMP) ## Look for unsafe code, and for known holes in what is installed (where the advisories can be asked)
 	$(BIN)/bandit -q -c pyproject.toml -r cloudq handlers
-	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
-	then $(BIN)/pip-audit --progress-spinner off --path $(VENV)/lib/python*/site-packages --skip-editable; \
-	else echo "pip-audit: the advisories on pypi.org cannot be reached; not asked"; fi
-
-# checkov pins a hundred packages of its own: it has an environment of its own
-.venv-checkov/.installed: $(STAMP) requirements/checkov.txt
-	$(PYTHON) -m venv .venv-checkov
-	$(BIN)/uv pip install -q --python .venv-checkov/bin/python -r requirements/checkov.txt
-	@touch $@
-
-checkov: .venv-checkov/.installed ## Check the Terraform modules for unsafe settings; each exception has its reason beside it
-	.venv-checkov/bin/checkov -d terraform/modules --framework terraform --skip-download --compact --quiet
+	$(BIN)/python .ci/audit.py
 
 check: lint types architecture audit ## All checks that are not tests
 

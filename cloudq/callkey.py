@@ -6,7 +6,6 @@ serializer: tuples and lists count as the same, and only values with one spellin
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,6 +69,8 @@ def spelled(option: str, value: Any) -> str:
 
 def short(text: str) -> str:
     """A key's segment for any text."""
+    import hashlib  # late: OpenSSL is some milliseconds that declaring tasks need not pay
+
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -6,7 +6,7 @@ is one wait of the process's shared poller.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
@@ -20,6 +20,7 @@ from cloudq.results.handle import (
     error_of,
     refuse_inside_task,
 )
+from cloudq.results.lazy import LazyResults
 
 if TYPE_CHECKING:  # loaded by the app when it opens its store
     from cloudq.results.record import Record
@@ -47,7 +48,8 @@ class ResultSet(Generic[R]):
     """
 
     def __init__(self, results: Iterable[Node] = (), source: Results | None = None) -> None:
-        self.results: list[Node] = []
+        #: In order. A large group's are made when they are looked at (``LazyResults``).
+        self.results: Sequence[Node] = []
         self._source = source
         self.update(results)
 
@@ -68,13 +70,19 @@ class ResultSet(Generic[R]):
 
     def _append(self, result: Node) -> None:
         self._source = self._source or result._results
-        self.results.append(result)
+        self._listed().append(result)
+
+    def _listed(self) -> list[Node]:
+        """The results as a list that may change."""
+        if not isinstance(self.results, list):
+            self.results = list(self.results)
+        return self.results
 
     def remove(self, result: Node | str) -> None:
         """Take one out, given it or its id. Raises KeyError."""
         for position, each in enumerate(self.results):
             if each is result or each.id == getattr(result, "id", result):
-                del self.results[position]
+                del self._listed()[position]
                 return
         raise KeyError(result)
 
@@ -87,7 +95,7 @@ class ResultSet(Generic[R]):
 
     def clear(self) -> None:
         """Take all out."""
-        self.results.clear()
+        self.results = []
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.results)
@@ -130,7 +138,7 @@ class ResultSet(Generic[R]):
         records = {id(leaf): record for leaf, record in zip(self._leaves(), self._records(), strict=True)}
         return sum(
             all(records[id(leaf)].state == states.SUCCESS for leaf in _leaves_of(each))
-            for each in self.results
+            for each in self._listed()
         )
 
     def maybe_throw(self, callback: Callable[[str, Any], None] | None = None, propagate: bool = True) -> None:
@@ -264,10 +272,10 @@ class ResultSet(Generic[R]):
     # --- parts --------------------------------------------------------------------------------
 
     def _leaves(self) -> list[AsyncResult[Any]]:
-        return [leaf for each in self.results for leaf in _leaves_of(each)]
+        return [leaf for each in self._listed() for leaf in _leaves_of(each)]
 
     def _values(self) -> list[R]:
-        return [_value(each) for each in self.results]
+        return [_value(each) for each in self._listed()]
 
     def _records(self) -> list[Record]:
         """All records as they are now, in order; PENDING for those of which nothing is known."""
@@ -299,11 +307,14 @@ class GroupResult(ResultSet[R]):
             id = ids.new_id()
         self.id: str = id
         self.parent = parent
-        for each in results:  # two members may be one task
-            self._append(each)
+        if isinstance(results, LazyResults):
+            self.results = results
+        else:
+            for each in results:  # two members may be one task
+                self._append(each)
 
     @property
-    def children(self) -> list[Node]:
+    def children(self) -> Sequence[Node]:
         """The members."""
         return self.results
 

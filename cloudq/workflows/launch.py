@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cloudq import ids
-from cloudq.canvas.freeze import Place, chosen_ids, freeze, frozen_members, outcomes_of
+from cloudq.canvas.freeze import Place, chosen_ids, freeze, frozen_members, member_id, outcomes_of
 from cloudq.canvas.plan import Flow, Rules, Step, as_one, flow_of, is_group, is_lazy, steps_of
 from cloudq.clock import Clock
 from cloudq.context import current
@@ -23,6 +23,7 @@ from cloudq.producer import Outgoing, Producer
 from cloudq.registry import Registry
 from cloudq.results.group import GroupResult
 from cloudq.results.handle import AsyncResult, Results
+from cloudq.results.lazy import LazyResults
 from cloudq.results.store import ResultStore
 from cloudq.settings import Conf
 from cloudq.workflows import members as membership
@@ -196,7 +197,7 @@ class Launcher:
         if rest:
             rest_sent = self.shelf.rest(rest)
             chord = self.shelf.then(group_id, {**continuation(rest_sent, None), "open": True})
-        results: list[Node] = []
+        results = LazyResults(lambda place: source.handle(member_id(group_id, place)))
         names: set[str] = set()
         chosen: dict[str, str] = {}
         count = 0
@@ -208,7 +209,9 @@ class Launcher:
             count += sum(outcomes_of(flow[-1]) for flow in flows)
             names.update(flow[0]["task"] for flow in flows)
             for flow, index in chunk:
-                results.append(result_of(flow, source))
+                plain = len(flow) == 1 and index == len(results) and not is_group(flow[0])
+                derived = plain and flow[0]["options"]["task_id"] == member_id(group_id, index)
+                results.add(None if derived else result_of(flow, source))
                 put(flow, group_id, index, None, chord)
             self.send(call for flow in flows for call in self.calls(flow, setting))
         node: Node = GroupResult(group_id, results, None, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -279,6 +280,52 @@ def test_ids_are_the_same_whenever_a_workflow_is_planned(bench: Bench) -> None:
     assert (
         found.count("'task_id'") == len({part.split("'")[1] for part in found.split("'task_id': ")[1:]}) == 6
     )
+
+
+def test_a_large_group_keeps_nothing_of_its_members_in_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+
+    def gone(queue: str, messages: Sequence[Message]) -> list[str]:
+        nonlocal sent
+        sent += len(messages)
+        return [str(sent)] * len(messages)
+
+    monkeypatch.setattr(bench.app.broker, "send", gone)
+    group(bench.add.s(n, n) for n in range(1_100)).delay()  # imports, caches
+    sent = 0
+    tracemalloc.start()
+    made = group(bench.add.s(n, n) for n in range(20_000)).delay()
+    gc.collect()
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert sent == len(made) == 20_000
+    assert kept < 200_000  # a list of the results alone would be 20 times that
+    assert peak < 12_000_000  # one chunk of calls
+    assert made[7] == made.results[7] == bench.app.AsyncResult(made[7].id)
+    assert len({each.id for each in made}) == 20_000
+    assert [each.id for each in made[-2:]] == [made[19_998].id, made[19_999].id]
+    extra = bench.app.AsyncResult("extra")
+    made.add(extra)  # from now on a list
+    assert len(made) == 20_001
+    assert made[20_000] is extra
+
+
+def test_the_results_of_a_large_group_find_those_with_ids_of_their_own(bench: Bench) -> None:
+    special = bench.add.s(1, 1).set(task_id="mine")
+    mixed = (
+        special if n == 3 else bench.add.s(n, 1) | bench.add.s(1) if n == 5 else bench.add.s(n, n)
+        for n in range(1_500)
+    )
+    made = group(mixed).delay()
+    bench.run()
+
+    assert made[3].id == "mine"
+    assert made[5].parent is not None
+    values = made.get(timeout=0)
+    assert (values[3], values[5], values[1_499]) == (2, 7, 2_998)
 
 
 @pytest.mark.slow

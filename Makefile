@@ -38,10 +38,10 @@ tests/emulators/node_modules/.installed: tests/emulators/package.json
 	else echo "npm not found: the Azure tests will be skipped"; fi
 
 test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Install what the tests need and run them all (but the slow proofs)
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/pytest -q -n 3 --dist loadgroup -m "not slow"
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
+	$(BIN)/pytest -q -n 3 --dist loadgroup -m slow
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

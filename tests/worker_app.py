@@ -183,9 +183,9 @@ def narrow(self: Any, seconds: float) -> int:
 
 @app.task(bind=True, idempotency_key="order")
 def pay(self: Any, order: int, seconds: float = 0.0) -> str:
-    """Once for each order."""
+    """Once for each order. Takes its time only when it is delivered first."""
     note("start", self.request.id)
-    time.sleep(seconds)
+    time.sleep(seconds if self.request.receive_count == 1 else 0.0)
     note("end", self.request.id)
     return f"paid by {self.request.id}"
 

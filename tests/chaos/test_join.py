@@ -259,6 +259,7 @@ def test_a_group_of_three_hundred_holds_on_other_stores(kind: str, known: bool) 
     Run(7, 300, fanout=50, known=known, kind=kind).check()
 
 
+@pytest.mark.slow
 def test_ten_thousand_members_delivered_three_times_with_a_crash_at_every_fifth_step() -> None:
     Run(1, 10_000, switch=0.05).check()  # a change of threads at every step would take half a minute
 

@@ -127,6 +127,7 @@ def test_no_task_is_lost_when_workers_on_sqlite_are_killed(sqlite: Scene, pool: 
     storm(sqlite, pool, tasks=200, kills=4, concurrency=2, pause=(0.1, 0.6), task_time=0.02)
 
 
+@pytest.mark.slow
 def test_no_task_is_lost_when_workers_on_aws_are_killed(aws: Scene) -> None:
     storm(aws, "threads", tasks=200, kills=4, concurrency=4, pause=(0.2, 0.8), task_time=0.02)
 

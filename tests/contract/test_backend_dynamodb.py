@@ -1,4 +1,4 @@
-"""The DynamoDB store keeps the backend contract on moto and on ministack, by either driver."""
+"""The DynamoDB store keeps the backend contract: over boto3 on moto, over the lean driver on ministack."""
 
 from __future__ import annotations
 
@@ -24,36 +24,15 @@ def table_at(url: str, port: Ports, max_value: int = MAX_VALUE) -> Iterator[Dyna
     backend.close()
 
 
-class OnMoto(BackendContract):
-    port: Ports
-
+class TestBotoOnMoto(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, moto_url: str) -> Iterator[DynamoBackend]:
-        yield from table_at(moto_url, cls.port, MOTO_MAX)
+        yield from table_at(moto_url, BotoPort, MOTO_MAX)
 
 
-class OnMinistack(BackendContract):
-    port: Ports
-
+class TestLeanOnMinistack(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, ministack_url: str) -> Iterator[DynamoBackend]:
-        yield from table_at(ministack_url, cls.port)
-
-
-class TestLeanOnMoto(OnMoto):
-    port = LeanPort
-
-
-class TestLeanOnMinistack(OnMinistack):
-    port = LeanPort
-
-
-class TestBotoOnMinistack(OnMinistack):
-    port = BotoPort
-
-
-@pytest.mark.slow
-class TestBotoOnMoto(OnMoto):
-    port = BotoPort
+        yield from table_at(ministack_url, LeanPort)

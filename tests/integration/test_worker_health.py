@@ -98,6 +98,7 @@ def test_health_follows_the_queue_and_readiness_the_worker(
     assert scene.runs("end", task.id)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_places_are_taken_for_long_is_well(scene: Scene, app: CloudQ) -> None:
     """It does not poll, since it could not start anything."""
     with start(scene) as worker:

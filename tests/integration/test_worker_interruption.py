@@ -33,6 +33,7 @@ def worker(scene: Scene, ec2: Metadata, ready: bool = True) -> WorkerProcess:
     )
 
 
+@pytest.mark.slow
 def test_scale_in_waits_for_the_running_task(scene: Scene, ec2: Metadata) -> None:
     with CloudQ("client", broker=scene.broker, backend=scene.backend) as app, worker(scene, ec2) as running:
         task = app.send_task("worker_app.nap", (7.0,), queue=scene.queue)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 
-.PHONY: help demo test slow lint types architecture audit checkov check clean bench
+.PHONY: help demo test slow long lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -41,7 +41,10 @@ test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installe
 	$(BIN)/pytest -q -n 3 --dist loadgroup -m "not slow"
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
-	$(BIN)/pytest -q -n 3 --dist loadgroup -m slow
+	$(BIN)/pytest -q -n 3 --dist loadgroup -m "slow and not long"
+
+long: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the proofs that take minutes each, beyond CI's time
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m long
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -81,6 +81,7 @@ def test_on_sqs_and_dynamodb(pool: str, tmp_path: Path, ministack_url: str, uniq
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_on_sqs_and_s3(tmp_path: Path, ministack_url: str, unique: str) -> None:
     import boto3

@@ -153,6 +153,7 @@ def account(scene: Scene, app: CloudQ, ids: list[str], requests: dict[str, int],
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_task_is_lost_when_every_fifth_call_fails(faulty: tuple[Scene, Proxy, CloudQ]) -> None:
     run(*faulty, pool="threads", tasks=100, concurrency=8, limit=80.0, hangs=False)
 

@@ -265,6 +265,7 @@ def test_ten_thousand_members_delivered_three_times_with_a_crash_at_every_fifth_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_hundred_thousand_members_need_three_levels_of_nothing_but_markers() -> None:
     run = Run(3, 100_000, crash=0.05, trouble=0.01, deliveries=1, switch=0.1)

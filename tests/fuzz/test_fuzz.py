@@ -175,7 +175,7 @@ def test_api_requests(text: str) -> None:
     ],
 )
 def test_much_more_of_each(kind: str, feed: Callable[[str], None]) -> None:
-    @often(2_000)
+    @often(600)
     @given(mutated(kind))
     def run(text: str) -> None:
         feed(text)

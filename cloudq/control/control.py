@@ -12,7 +12,7 @@ from cloudq.control.inspect import Inspect
 from cloudq.control.roster import Roster, WorkerInfo
 from cloudq.coordination.board import Board, Boards, Stamp
 from cloudq.errors import TaskRevokedError
-from cloudq.results.record import Record
+from cloudq.results.record import ASKED, Record
 from cloudq.results.store import ResultStore
 from cloudq.settings import Conf
 
@@ -48,8 +48,9 @@ class Control:
         Workers learn it at their next look at the board (``control_interval``); ids are remembered
         for ``revokes_expire`` seconds. A task of which nothing is recorded, or which waits for a
         retry, is recorded REVOKED at once: whoever waits for it gets TaskRevokedError. One that has
-        ended keeps its result. One that runs is left alone unless ``terminate``, as far as the
-        record tells (``track_started``); otherwise it runs to its end, and the record stays REVOKED.
+        ended keeps its result. One that runs is left alone unless ``terminate``: it runs to its end, and
+        that end is recorded, over the REVOKED that was written where the record could not tell
+        (without ``track_started``).
 
         ``signal`` is Celery's: every one of them stops a task as a hard time limit does.
         Raises OperationalError; the same call again is safe, and completes what was begun.
@@ -216,7 +217,13 @@ class Control:
 
     def _record(self, task_id: str, terminate: bool) -> str:
         error = TaskRevokedError("terminated" if terminate else "revoked")
-        record = Record(task_id, states.REVOKED, error, done_at=self._clock.time())
+        record = Record(
+            task_id,
+            states.REVOKED,
+            error,
+            done_at=self._clock.time(),
+            extra={} if terminate else {ASKED: True},
+        )
         return self._store.revoke(record, running=terminate).state
 
 

@@ -78,7 +78,7 @@ class AsyncResult(Generic[R]):
             from cloudq.results.record import Record
 
             return Record(self.id, states.PENDING)
-        if record.final:
+        if record.final and not record.asked:
             self._record = record
         return record
 
@@ -322,7 +322,7 @@ class AsyncResult(Generic[R]):
         if error is not None:
             raise error
         assert record is not None
-        self._record = record
+        self._record = None if record.asked else record
         return record
 
     def _late(self, timeout: float | None) -> TimeoutError:

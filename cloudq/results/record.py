@@ -14,6 +14,8 @@ from cloudq.results import failure
 
 #: Format of the document; a newer one is refused, not guessed at.
 RECORD_VERSION: Final = 1
+#: Marks the record of ``revoke()`` without ``terminate``; a worker's own record of a revoked task has no such mark.
+ASKED: Final = "asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Record:
     @property
     def final(self) -> bool:
         return states.is_final(self.state)
+
+    @property
+    def asked(self) -> bool:
+        """Revoked by a caller who could not tell whether it ran: the end of a run that went on is written over it."""
+        return self.state == states.REVOKED and self.extra.get(ASKED) is True
 
     @property
     def failed(self) -> bool:

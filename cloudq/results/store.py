@@ -1,4 +1,7 @@
-"""Task records on a results store: states only move forward, a final record never changes."""
+"""Task records on a results store: states only move forward, a final record never changes.
+
+One is final until a worker says otherwise: that of ``revoke()`` without ``terminate`` (``Record.asked``).
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,8 @@ class ResultStore:
     def finish(
         self, record: Record, known: Version | None = None, *, serializer: str | None = None
     ) -> Record:
-        """Write a final record unless a final one is there; return the one that stands.
+        """Write a final record unless a final one is there (that a caller only ``asked`` for counts not);
+        return the one that stands.
 
         One conditional write when nothing is there yet (decision 6), or when ``known`` is the
         version of the unfinished record that is there. ``serializer`` writes the values of this
@@ -183,7 +187,8 @@ class ResultStore:
                 when = ABSENT
                 continue
             standing = self._load(present, key)
-            if standing.final or stays(standing) or (not record.final and standing.retries > record.retries):
+            ended = standing.final and (not standing.asked or not record.final or record.asked)
+            if ended or stays(standing) or (not record.final and standing.retries > record.retries):
                 return standing, present.version
             when = Matches(present.version)
         raise OperationalError(

@@ -15,6 +15,7 @@ from cloudq.coordination.board import CHUNK, INLINE, Board, Boards, Order, Stamp
 from cloudq.errors import ImproperlyConfigured, ServiceUnavailable, TaskRevokedError
 from cloudq.execution.call import NoWatch
 from cloudq.pools.base import Cancelled
+from cloudq.runtime.ready import Ready
 from cloudq.runtime.verdict import Ack
 from cloudq.serializers.peek import peek
 from cloudq.testing import sandbox
@@ -212,16 +213,47 @@ def test_track_started_finds_out_at_no_further_cost(app: CloudQ) -> None:
         assert app.broker.depth("cloudq").visible == 1  # the link_error
 
 
-def test_a_task_that_ran_all_the_same_does_not_change_the_record(app: CloudQ) -> None:
-    """The worker had not heard yet: its result is refused, and nothing follows from it but link_error."""
+def test_a_task_that_runs_is_not_affected_and_ends_as_it_would_have(app: CloudQ) -> None:
+    """As in Celery. Nothing told that it ran, so REVOKED was recorded; its end is written over that."""
     with app.using(broker="memory://", backend="memory://", clock=ManualClock()):
         result = app.send_task("add", (1, 2), link=app.signature("note"))
-        result.revoke()
         [delivery] = app.broker.receive("cloudq", 1, 0.0, 30.0)
+        lifecycle = app.lifecycle("w")
+        ready = lifecycle.prepare(delivery)
+        assert isinstance(ready, Ready)
+        result.revoke()
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=5)
 
-        assert app.lifecycle("w").run(delivery, NoWatch()) == Ack()
-        assert result.state == "REVOKED"
-        assert app.broker.depth("cloudq").visible == 0
+        for _ in range(2):  # a crash before the acknowledgement: it happens twice
+            assert lifecycle.settle(ready, lifecycle.execute(ready, NoWatch())) == Ack()
+        assert (result.state, result.get(timeout=5)) == ("SUCCESS", 3)
+        assert app.AsyncResult(result.id).revoke() is None
+        assert result.state == "SUCCESS"
+        sent = [json.loads(each.body)["id"] for each in app.broker.receive("cloudq", 10, 0.0, 30.0)]
+        assert len(set(sent)) == 1  # its link
+
+
+@pytest.mark.parametrize("how", ["terminated by its caller", "dropped by a worker", "revoked twice"])
+def test_what_a_worker_or_terminate_recorded_is_final_and_what_was_asked_is_not(
+    app: CloudQ, how: str
+) -> None:
+    with app.using(broker="memory://", backend="memory://", clock=ManualClock()):
+        result = app.send_task("add", (1, 2), link=app.signature("note"))
+        [delivery] = app.broker.receive("cloudq", 1, 0.0, 30.0)
+        lifecycle = app.lifecycle("w")
+        ready = lifecycle.prepare(delivery)
+        assert isinstance(ready, Ready)
+        result.revoke()
+        if how == "dropped by a worker":
+            lifecycle.lost(delivery, Cancelled(started=False))
+        else:
+            result.revoke(terminate=how == "terminated by its caller")
+
+        assert lifecycle.settle(ready, lifecycle.execute(ready, NoWatch())) == Ack()
+        final = how != "revoked twice"
+        assert result.state == ("REVOKED" if final else "SUCCESS")
+        assert app.broker.depth("cloudq").visible == (0 if final else 1)
 
 
 @pytest.mark.parametrize("started", [True, False])

@@ -97,7 +97,7 @@ def deployed(app: CloudQ, queues: list[str], roles: list[str]) -> Iterator[Findi
         kind, _, arn = each.partition("=")
         if kind not in ROLES or not arn.startswith("arn:"):
             raise ImproperlyConfigured(f"--role is KIND=ARN, KIND one of {', '.join(ROLES)}; got {each!r}")
-        rights, _ = rights_of(app, queues, Place(arn.split(":")[4]))
+        rights, _ = rights_of(app, queues, Place(arn.split(":")[4]), kind)
         remarks += audit.permissions(kind, arn, rights, port)
     for remark in remarks:
         yield Finding(remark.level, remark.what, remark.detail)

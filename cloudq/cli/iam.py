@@ -32,6 +32,9 @@ class Role(StrEnum):
     LAMBDA = "lambda"
     SCHEDULER = "scheduler"
     DASHBOARD = "dashboard"
+    REDRIVE = "redrive"
+    API = "api"
+    SYNC = "sync"
 
 
 def iam(
@@ -39,7 +42,8 @@ def iam(
         Role,
         typer.Argument(
             help="publisher: calls tasks; worker: `cloudq worker`; lambda: the function; scheduler: what "
-            "EventBridge Scheduler sends with; dashboard: only looks."
+            "EventBridge Scheduler sends with; dashboard: only looks; redrive, api: the functions of those "
+            "handlers; sync: `cloudq schedule sync`."
         ),
     ],
     app: AppOption = None,
@@ -70,7 +74,7 @@ def iam(
         found = find_app(app, broker, result_backend)
         names = [each.strip() for part in queue or [] for each in part.split(",") if each.strip()]
         place = Place(account or _account(found.broker.url, region), region, queues_kms_key, results_kms_key)
-        rights, elsewhere = rights_of(found, names or queues_of(found), place)
+        rights, elsewhere = rights_of(found, names or queues_of(found), place, role)
         for each in elsewhere:
             err.print(f"note: {each}", markup=False)
         if show_trust:

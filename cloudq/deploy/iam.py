@@ -2,7 +2,8 @@
 
 A role's policy is the statements on each resource it touches, one resource after the other. Only a
 Deny uses wildcards; an Allow has them nowhere but at the end of a resource that stands for "the
-objects in this folder" (S3 objects under a prefix, schedules of a group, streams of a log group).
+objects in this folder" (S3 objects under a prefix, schedules of a group, streams of a log group), and
+where AWS takes nothing narrower (``scheduler:ListSchedules``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ Statement = dict[str, Any]
 Document = dict[str, Any]
 
 #: Who there is: whoever calls ``delay()``, ``cloudq worker``, the Lambda function, the role that EventBridge
-#: Scheduler takes to send, and whoever only looks.
-ROLES: Final = ("publisher", "worker", "lambda", "scheduler", "dashboard")
+#: Scheduler takes to send, whoever only looks, the functions ``handlers.redrive`` and ``handlers.api``, and
+#: whoever runs ``cloudq schedule sync``.
+ROLES: Final = ("publisher", "worker", "lambda", "scheduler", "dashboard", "redrive", "api", "sync")
 
 _SEND: Final = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUME: Final = (
@@ -28,6 +30,9 @@ _CONSUME: Final = (
     "sqs:SendMessage",
 )
 _LOOK: Final = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+#: Redriving asks a queue where its dead letters are, and takes them from there.
+_REFILL: Final = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage")
+_DRAIN: Final = ("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage")
 _TABLE_USE: Final = (
     "dynamodb:BatchGetItem",
     "dynamodb:DeleteItem",
@@ -35,10 +40,29 @@ _TABLE_USE: Final = (
     "dynamodb:PutItem",
     "dynamodb:Query",
 )
+#: The API keeps what is good for once, and claims of unique tasks; it never looks for keys.
+_TABLE_CALL: Final = (
+    "dynamodb:BatchGetItem",
+    "dynamodb:DeleteItem",
+    "dynamodb:GetItem",
+    "dynamodb:PutItem",
+)
 _TABLE_READ: Final = ("dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query")
 _OBJECTS_USE: Final = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 _SCHEDULES: Final = ("scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule")
+_SCHEDULES_CALL: Final = ("scheduler:CreateSchedule", "scheduler:GetSchedule")
+_SCHEDULES_SYNC: Final = (
+    "scheduler:CreateSchedule",
+    "scheduler:DeleteSchedule",
+    "scheduler:GetSchedule",
+    "scheduler:UpdateSchedule",
+)
 _KMS_USE: Final = ("kms:Decrypt", "kms:GenerateDataKey")
+
+
+#: Roles that have nothing to do with the results store, and those that only read it (periodic tasks are there).
+_STORELESS: Final = ("scheduler", "redrive")
+_READERS: Final = ("dashboard", "sync")
 
 
 def allow(actions: Sequence[str], *resources: str) -> Statement:
@@ -67,8 +91,12 @@ class QueueRights:
             return [allow(_LOOK, self.arn, *dead)]
         if role == "scheduler":
             return [allow(("sqs:SendMessage",), self.arn), *kms]
-        if role == "publisher":
+        if role in ("publisher", "api"):
             return [allow(_SEND, self.arn), *kms]
+        if role == "redrive":
+            return [allow(_REFILL, self.arn), *(allow(_DRAIN, each) for each in dead), *kms]
+        if role == "sync":  # its URL tells the ARN that schedules send to
+            return [allow(("sqs:GetQueueUrl",), self.arn)]
         return [allow(_CONSUME, self.arn), *(allow(_SEND, each) for each in dead), *kms]
 
 
@@ -81,13 +109,13 @@ class TableRights:
 
     def statements(self, role: str) -> list[Statement]:
         """What ``role`` does with the table. A publisher writes groups and revocations and forgets results."""
-        if role == "scheduler":
+        if role in _STORELESS:
             return []
-        if role == "dashboard":
+        if role in _READERS:
             kms = [] if self.kms_key_arn is None else [allow(("kms:Decrypt",), self.kms_key_arn)]
             return [allow(_TABLE_READ, self.arn), *kms]
         kms = [] if self.kms_key_arn is None else [allow(_KMS_USE, self.kms_key_arn)]
-        return [allow(_TABLE_USE, self.arn), *kms]
+        return [allow(_TABLE_CALL if role == "api" else _TABLE_USE, self.arn), *kms]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +128,10 @@ class BucketRights:
 
     def statements(self, role: str) -> list[Statement]:
         """What ``role`` does with them. Without ListBucket a missing object is a 403 instead of a 404."""
-        if role == "scheduler":
+        if role in _STORELESS:
             return []
         objects = f"{self.arn}/{self.prefix}/*" if self.prefix else f"{self.arn}/*"
-        look = role == "dashboard"
+        look = role in _READERS
         found = [
             allow(("s3:GetObject",) if look else _OBJECTS_USE, objects),
             allow(("s3:ListBucket",), self.arn),
@@ -121,13 +149,26 @@ class ScheduleRights:
     role_arn: str
 
     def statements(self, role: str) -> list[Statement]:
-        """What ``role`` does with it: delays that EventBridge keeps are made, looked at and deleted."""
-        if role in ("scheduler", "dashboard"):
+        """What ``role`` does with it: delays that EventBridge keeps are made, looked at and deleted; the API
+        makes them and revokes none; syncing makes the group as well, and looks for what is not wanted any more.
+
+        ListSchedules is granted on all groups of the region: whatever group is asked for, EventBridge
+        checks ``schedule/*/*`` (Service Authorization Reference: the action has no resource type).
+        """
+        if role in ("scheduler", "dashboard", "redrive"):
             return []
         members = self.group_arn.replace(":schedule-group/", ":schedule/") + "/*"
         passing = allow(("iam:PassRole",), self.role_arn)
         passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
-        return [allow(_SCHEDULES, members), passing]
+        if role == "sync":
+            region = self.group_arn.partition(":schedule-group/")[0]
+            return [
+                allow(("scheduler:CreateScheduleGroup", "scheduler:GetScheduleGroup"), self.group_arn),
+                allow(("scheduler:ListSchedules",), f"{region}:schedule/*/*"),
+                allow(_SCHEDULES_SYNC, members),
+                passing,
+            ]
+        return [allow(_SCHEDULES_CALL if role == "api" else _SCHEDULES, members), passing]
 
 
 Rights = QueueRights | TableRights | BucketRights | ScheduleRights
@@ -141,21 +182,29 @@ def policy(role: str, rights: Sequence[Rights]) -> Document:
     return document(found)
 
 
+#: Who runs as the role, where it is not an EC2 instance.
+_SERVICES: Final = {
+    "lambda": "lambda.amazonaws.com",
+    "redrive": "lambda.amazonaws.com",
+    "api": "lambda.amazonaws.com",
+    "scheduler": "scheduler.amazonaws.com",
+}
+
+
 def trust(role: str, account: str, region: str, group: str = "default") -> Document:
-    """Who may assume the role. A publisher's and a dashboard's are EC2 instances, for want of a better guess.
+    """Who may assume the role. A publisher's and a dashboard's are EC2 instances, for want of a better guess;
+    for syncing, whoever in the account is allowed to.
 
     The scheduler's names its own group, as AWS advises against the confused deputy.
     """
-    services = {"lambda": "lambda.amazonaws.com", "scheduler": "scheduler.amazonaws.com"}
-    statement: Statement = {
-        "Effect": "Allow",
-        "Principal": {"Service": services.get(role, "ec2.amazonaws.com")},
-        "Action": "sts:AssumeRole",
-    }
+    partition = (
+        "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
+    )
+    principal = {"Service": _SERVICES.get(role, "ec2.amazonaws.com")}
+    if role == "sync":
+        principal = {"AWS": f"arn:{partition}:iam::{account}:root"}
+    statement: Statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
     if role == "scheduler":
-        partition = (
-            "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
-        )
         source = f"arn:{partition}:scheduler:{region}:{account}:schedule-group/{group}"
         statement["Condition"] = {"StringEquals": {"aws:SourceAccount": account, "aws:SourceArn": source}}
     return document([statement])

@@ -52,11 +52,14 @@ def partition_of(region: str) -> str:
     return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
 
 
-def rights_of(app: CloudQ, queues: Sequence[str], place: Place) -> tuple[list[Rights], list[str]]:
+def rights_of(
+    app: CloudQ, queues: Sequence[str], place: Place, role: str = ""
+) -> tuple[list[Rights], list[str]]:
     """What the app touches on AWS, and what of it is elsewhere (said in a line each).
 
-    ``queues`` are names as the app says them; a dead-letter queue is assumed under cloudq's own name.
-    Raises ImproperlyConfigured when the broker is not SQS.
+    ``queues`` are names as the app says them; a dead-letter queue is assumed under cloudq's own name. For the
+    role ``sync`` the schedule group belongs to it, however delays are kept.
+    Raises ImproperlyConfigured when the broker is not SQS, or the schedules' role is wanted and not set.
     """
     broker = Url.parse(app.broker.url)
     if broker.scheme != "sqs":
@@ -82,7 +85,11 @@ def rights_of(app: CloudQ, queues: Sequence[str], place: Place) -> tuple[list[Ri
                 rights.append(bucket)
         else:
             elsewhere.append(f"{url.scheme}:// is not on AWS: its rights are given there")
-    if app.conf.delay_tier == "scheduler" and app.conf.scheduler_role_arn:
+    if role == "sync" and not app.conf.scheduler_role_arn:
+        raise ImproperlyConfigured(
+            "which role do the schedules send with? Set scheduler_role_arn: syncing passes it to them"
+        )
+    if (role == "sync" or app.conf.delay_tier == "scheduler") and app.conf.scheduler_role_arn:
         region = place.region_of(broker)
         group = f"arn:{partition_of(region)}:scheduler:{region}:{place.account}:schedule-group/{app.conf.scheduler_group}"
         rights.append(ScheduleRights(group, app.conf.scheduler_role_arn))

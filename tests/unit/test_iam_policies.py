@@ -56,6 +56,13 @@ def test_every_expected_file_has_its_case() -> None:
 def test_no_policy_has_a_wildcard_but_for_the_objects_of_a_folder(case: str, role: str) -> None:
     for statement in iam.policy(role, CASES[case])["Statement"]:
         assert not [action for action in statement["Action"] if "*" in action]
+        if statement["Action"] == [
+            "scheduler:ListSchedules"
+        ]:  # AWS checks schedule/*/* whatever is asked for
+            assert role == "sync"
+            assert [each.count("*") for each in statement["Resource"]] == [2]
+            assert all(each.endswith(":123456789012:schedule/*/*") for each in statement["Resource"])
+            continue
         for resource in statement["Resource"]:
             folder = resource.startswith(("arn:aws:s3:::", "arn:aws:scheduler:")) and resource.endswith("/*")
             assert folder or "*" not in resource
@@ -68,7 +75,7 @@ def test_two_queues_under_one_key_name_the_key_once() -> None:
     assert resources == [[QUEUE], [KEY], [QUEUE + "2"]]
 
 
-def test_only_the_dashboard_may_not_write() -> None:
+def test_who_only_looks_may_not_write() -> None:
     for role in iam.ROLES:
         actions = {
             action
@@ -76,4 +83,31 @@ def test_only_the_dashboard_may_not_write() -> None:
             for action in each["Action"]
         }
         writes = {each for each in actions if each.split(":")[1].startswith(("Put", "Delete"))}
-        assert bool(writes) == (role in ("publisher", "worker", "lambda"))
+        assert bool(writes) == (role in ("publisher", "worker", "lambda", "api"))
+
+
+def test_the_api_sends_and_reads_results_and_revokes_nothing() -> None:
+    queue, table, group = (
+        iam.policy("api", CASES[case])["Statement"]
+        for case in ("queue/plain", "results/table", "schedule/group")
+    )
+    assert queue == [iam.allow(("sqs:GetQueueUrl", "sqs:SendMessage"), QUEUE)]
+    assert "dynamodb:Query" not in table[0]["Action"]
+    assert group[0]["Action"] == ["scheduler:CreateSchedule", "scheduler:GetSchedule"]
+
+
+def test_redriving_takes_from_the_dead_letters_and_only_sends_to_the_queue() -> None:
+    back, dead = iam.policy("redrive", CASES["queue/plain"])["Statement"]
+    assert back["Resource"] == [QUEUE]
+    assert dead["Resource"] == [QUEUE + "-dlq"]
+    assert not {"sqs:ReceiveMessage", "sqs:DeleteMessage"} & set(back["Action"])
+    assert "sqs:SendMessage" not in dead["Action"]
+    assert iam.policy("redrive", CASES["results/bucket"])["Statement"] == []
+
+
+def test_functions_are_lambdas_and_syncing_is_for_who_may_in_the_account() -> None:
+    for role in ("lambda", "redrive", "api"):
+        [statement] = iam.trust(role, "123456789012", "eu-west-1")["Statement"]
+        assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+    [statement] = iam.trust("sync", "123456789012", "cn-north-1")["Statement"]
+    assert statement["Principal"] == {"AWS": "arn:aws-cn:iam::123456789012:root"}

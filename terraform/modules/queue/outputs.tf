@@ -26,11 +26,25 @@ locals {
     dashboard = [
       { Effect = "Allow", Action = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], Resource = [aws_sqs_queue.this.arn, aws_sqs_queue.dead_letters.arn] },
     ]
+    redrive = concat([
+      { Effect = "Allow", Action = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"], Resource = [aws_sqs_queue.this.arn] },
+      {
+        Effect   = "Allow"
+        Action   = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"]
+        Resource = [aws_sqs_queue.dead_letters.arn]
+      },
+    ], local.kms_receive)
+    api = concat([
+      { Effect = "Allow", Action = ["sqs:GetQueueUrl", "sqs:SendMessage"], Resource = [aws_sqs_queue.this.arn] },
+    ], local.kms_send)
+    sync = [
+      { Effect = "Allow", Action = ["sqs:GetQueueUrl"], Resource = [aws_sqs_queue.this.arn] },
+    ]
   }
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) on these queues, by role: publisher, worker, lambda, scheduler, dashboard."
+  description = "IAM policy documents (JSON) on these queues, by role: publisher, worker, lambda, scheduler, dashboard, redrive, api, sync."
   value       = { for role, statements in local.statements : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }
 }
 

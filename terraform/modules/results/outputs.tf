@@ -4,10 +4,10 @@ locals {
   objects    = try("${local.bucket_arn}/${var.bucket.prefix}/*", null)
   kms        = var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [var.kms_key_arn] }]
   kms_read   = var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] }]
-  user = concat(
+  users = { for role, looks_for_keys in { user = true, api = false } : role => concat(
     [{
       Effect   = "Allow"
-      Action   = ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query"]
+      Action   = concat(["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem"], looks_for_keys ? ["dynamodb:Query"] : [])
       Resource = [aws_dynamodb_table.this.arn]
     }],
     local.kms,
@@ -15,7 +15,7 @@ locals {
       { Effect = "Allow", Action = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], Resource = [local.objects] },
       { Effect = "Allow", Action = ["s3:ListBucket"], Resource = [local.bucket_arn] },
     ],
-  )
+  ) }
   reader = concat(
     [{
       Effect   = "Allow"
@@ -31,12 +31,14 @@ locals {
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) on the table and the bucket, by role: publisher, worker, lambda, dashboard."
+  description = "IAM policy documents (JSON) on the table and the bucket, by role: publisher, worker, lambda, dashboard, api, sync."
   value = { for role, statements in {
-    publisher = local.user # groups, revocations and forget() are writes
-    worker    = local.user
-    lambda    = local.user
+    publisher = local.users.user # groups, revocations and forget() are writes
+    worker    = local.users.user
+    lambda    = local.users.user
     dashboard = local.reader
+    api       = local.users.api
+    sync      = local.reader # periodic tasks that were changed at run time
   } : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }
 }
 

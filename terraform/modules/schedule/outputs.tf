@@ -1,7 +1,6 @@
 # `cloudq iam ROLE --schedule-group ... --scheduler-role ...` prints the same statements.
 locals {
-  make = [
-    { Effect = "Allow", Action = ["scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule"], Resource = [local.members] },
+  passing = [
     {
       Effect    = "Allow"
       Action    = ["iam:PassRole"]
@@ -9,11 +8,33 @@ locals {
       Condition = { StringEquals = { "iam:PassedToService" = "scheduler.amazonaws.com" } }
     },
   ]
+  make = concat([
+    { Effect = "Allow", Action = ["scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule"], Resource = [local.members] },
+  ], local.passing)
+  call = concat([
+    { Effect = "Allow", Action = ["scheduler:CreateSchedule", "scheduler:GetSchedule"], Resource = [local.members] },
+  ], local.passing)
+  sync = concat([
+    { Effect = "Allow", Action = ["scheduler:CreateScheduleGroup", "scheduler:GetScheduleGroup"], Resource = [local.group_arn] },
+    # Whatever group is asked for, EventBridge checks this one: ListSchedules has no narrower resource.
+    { Effect = "Allow", Action = ["scheduler:ListSchedules"], Resource = ["${split(":schedule-group/", local.group_arn)[0]}:schedule/*/*"] },
+    {
+      Effect   = "Allow"
+      Action   = ["scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule", "scheduler:UpdateSchedule"]
+      Resource = [local.members]
+    },
+  ], local.passing)
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) for making schedules in this group (delays of any length): publisher, worker, lambda."
-  value       = { for role in ["publisher", "worker", "lambda"] : role => jsonencode({ Version = "2012-10-17", Statement = local.make }) }
+  description = "IAM policy documents (JSON) for making schedules in this group (delays of any length): publisher, worker, lambda, api; sync for `cloudq schedule sync`."
+  value = { for role, statements in {
+    publisher = local.make
+    worker    = local.make
+    lambda    = local.make
+    api       = local.call # it revokes nothing
+    sync      = local.sync
+  } : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }
 }
 
 output "environment" {

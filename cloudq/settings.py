@@ -281,6 +281,8 @@ class Settings:
     )
     api_keys: dict[str, str] = _setting({}, "Secrets of the HTTP API's callers, by key id.")
     api_max_body: int = _setting(262_144, "Longest request body of the HTTP API.", "bytes")
+    api_rate_limit: str | None = _setting("10/s", "Requests that each caller of the HTTP API may make.")
+    api_rate_limit_total: str | None = _setting("100/s", "Requests to the HTTP API by all callers.")
 
     worker_events_log: str | None = _setting(
         None, "Events on stdout: `json` lines, or `emf`: CloudWatch metrics by task and queue, once a minute."

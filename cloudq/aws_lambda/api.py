@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from cloudq.app import CloudQ
 from cloudq.aws_lambda.auth import Hmac, Iam
 from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.crowd import Crowd
 from cloudq.aws_lambda.http import HttpError, Request, answer, read
 from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError
 from cloudq.errors import TimeoutError as NotYet
@@ -34,7 +35,13 @@ _OPTIONS: Final = ("task_id", "countdown", "eta", "expires", "priority", "group_
 class Guard(Protocol):
     """Says who may come in."""
 
-    def admit(self, request: Request) -> None: ...
+    def admit(self, request: Request) -> str:
+        """A name for the caller. Raises HttpError for whoever may not come in."""
+        ...
+
+    def once(self, request: Request) -> None:
+        """Raises HttpError for a request that was answered before and may not be again."""
+        ...
 
 
 def make_api(
@@ -66,16 +73,20 @@ def make_api(
         raise ImproperlyConfigured(f"api_auth (CLOUDQ_API_AUTH) is iam or hmac, got {kind!r}")
     if conf.api_max_body < 1:
         raise ImproperlyConfigured(f"api_max_body is a number of bytes, got {conf.api_max_body}")
-    return Api(found, allowed, guard, conf.api_max_body)
+    crowd = Crowd(found.backend, found.clock, conf.api_rate_limit, conf.api_rate_limit_total)
+    return Api(found, allowed, guard, crowd, conf.api_max_body)
 
 
 class Api:
     """Callable as Lambda calls handlers. Never raises: what goes wrong is an answer."""
 
-    def __init__(self, app: CloudQ, tasks: tuple[str, ...], guard: Guard, max_body: int) -> None:
+    def __init__(
+        self, app: CloudQ, tasks: tuple[str, ...], guard: Guard, crowd: Crowd, max_body: int
+    ) -> None:
         self.app = app
         self._tasks = tasks
         self._guard = guard
+        self._crowd = crowd
         self._max_body = max_body
         _ = app.producer, app.store  # opened now, in the init phase
 
@@ -83,16 +94,25 @@ class Api:
         """Answer one request."""
         try:
             request = read(event, self._max_body)
-            self._guard.admit(request)
+            self._admit(request)
             return answer(*self._route(request, Budget.of(context)))
         except HttpError as error:
-            return answer(error.status, {"error": error.message})
+            return answer(error.status, {"error": error.message}, error.headers)
         except OperationalError as error:
             logger.error("a request could not be served: %s", error)
             return answer(503, {"error": "a service this needs is away: try again later"})
         except Exception:
             logger.exception("a request could not be served")
             return answer(500, {"error": "this is our fault; the log has more"})
+
+    def _admit(self, request: Request) -> None:
+        try:
+            caller = self._guard.admit(request)
+        except HttpError:
+            self._crowd.turn_away(request.address)
+            raise
+        self._crowd.let_in(caller)  # before the request is used up: after a 429 it may come again as it is
+        self._guard.once(request)
 
     def _route(self, request: Request, budget: Budget) -> tuple[int, dict[str, Any]]:
         head, _, rest = request.path[1:].partition("/")

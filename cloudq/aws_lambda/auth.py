@@ -15,11 +15,14 @@ from typing import Final
 
 from cloudq.aws_lambda.http import HttpError, Request
 from cloudq.backends.base import ABSENT, ResultBackend
+from cloudq.backends.open import open_backend
 from cloudq.clock import Clock
 from cloudq.errors import Conflict, ImproperlyConfigured
 
 #: Seconds that a timestamp may be off.
 WINDOW: Final = 300.0
+#: Seconds by which two copies' clocks may differ.
+SKEW: Final = 60.0
 #: Shortest secret, characters: 32 hex digits are 128 bits.
 SHORTEST: Final = 32
 
@@ -33,16 +36,23 @@ def signature(secret: str, timestamp: str, method: str, path: str, query: str, b
 class Iam:
     """AWS has checked the caller, and says so. A URL left open by mistake admits nobody."""
 
-    def admit(self, request: Request) -> None:
-        """Raises HttpError."""
+    def admit(self, request: Request) -> str:
+        """Who it is: the ARN, without the name that whoever takes a role gives to the session. Raises HttpError."""
         if request.caller is None:
             raise HttpError(
                 403, "sign the request with AWS credentials (this API's authorization is AWS_IAM)"
             )
+        if ":assumed-role/" in request.caller:
+            return request.caller.rpartition("/")[0]
+        return request.caller
+
+    def once(self, request: Request) -> None:
+        """SigV4's signatures are AWS's to check."""
 
 
 class Hmac:
-    """Shared secrets by key id. With a results store, a request that sends a task is good for once."""
+    """Shared secrets by key id. A request that sends a task is good for once: wherever it comes to, with
+    a results store; in each copy of the function, without."""
 
     def __init__(self, keys: Mapping[str, str], backend: ResultBackend | None, clock: Clock) -> None:
         """Raises ImproperlyConfigured."""
@@ -56,15 +66,16 @@ class Hmac:
                     f"the secret of API key {name!r} is shorter than {SHORTEST} characters"
                 )
         self._keys = dict(keys)
-        self._backend = backend
+        self._backend = open_backend("memory://", clock) if backend is None else backend
         self._clock = clock
 
-    def admit(self, request: Request) -> None:
-        """Raises HttpError."""
+    def admit(self, request: Request) -> str:
+        """Whose request it is: the key's id. Raises HttpError."""
         headers = request.headers
         given = headers.get("x-cloudq-signature", "")
         timestamp = headers.get("x-cloudq-timestamp", "")
-        secret = self._keys.get(headers.get("x-cloudq-key", ""))
+        name = headers.get("x-cloudq-key", "")
+        secret = self._keys.get(name)
         if not given or not re.fullmatch(r"[0-9]{1,12}", timestamp):
             raise HttpError(401, "sign the request: x-cloudq-key, x-cloudq-timestamp and x-cloudq-signature")
         # the same work for a key that does not exist: how long we take says nothing
@@ -81,11 +92,17 @@ class Hmac:
             raise HttpError(
                 401, f"the request was signed more than {WINDOW:g} s ago (or ahead): sign it anew"
             )
-        if request.method != "GET" and self._backend is not None:
-            self._once(self._backend, wanted, now)
+        return name
 
-    def _once(self, backend: ResultBackend, sign: str, now: float) -> None:
+    def once(self, request: Request) -> None:
+        """This request, of those that ``admit`` has let in, changes something: it does so once. Raises
+        HttpError, OperationalError."""
+        if request.method == "GET":
+            return
+        sign = request.headers["x-cloudq-signature"].lower()
+        # dated ahead it is good for twice the window, and clocks differ
+        end = self._clock.time() + 2 * WINDOW + SKEW
         try:
-            backend.write(f"api/{sign}", b"1", when=ABSENT, expires_at=now + 2 * WINDOW)
+            self._backend.write(f"api/{sign}", b"1", when=ABSENT, expires_at=end)
         except Conflict:
             raise HttpError(409, "this request was made before: sign it anew to make it again") from None

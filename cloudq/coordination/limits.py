@@ -48,7 +48,7 @@ class TokenBucket:
     the time in which the bucket fills once, and lost when the worker dies: the limit errs on
     the low side. While the bucket is known to be empty the store is not asked. ``burst`` and
     ``block`` are a second's worth by default; a store that allows one write per second and key wants a
-    few seconds' worth.
+    few seconds' worth. ``attempts`` is how often the store is tried (12 wait 8 s in all).
 
     Any number of threads may share one object. A worker whose clock is ahead is served
     before the others, but all of them together get no more than the rate. When a document is further
@@ -64,6 +64,7 @@ class TokenBucket:
         *,
         burst: int | None = None,
         block: int | None = None,
+        attempts: int = cas.ATTEMPTS,
         rand: Callable[[], float] = random.random,
     ) -> None:
         self.rate = parse_rate(rate)
@@ -74,6 +75,7 @@ class TokenBucket:
         self.name = name
         self._store = store
         self._clock = clock
+        self._attempts = attempts
         self._rand = rand
         self._key = check_key(f"limit/{name}")
         self._mutex = threading.Lock()
@@ -134,6 +136,7 @@ class TokenBucket:
             lease,
             clock=self._clock,
             expires_at=lambda value: cas.decode(_BucketDocument, self._key, value).full_at + RETENTION,
+            attempts=self._attempts,
             known=self._known or cas.UNREAD,
             unique=True,
             rand=self._rand,

@@ -23,7 +23,8 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def app() -> Iterator[CloudQ]:
-    with CloudQ("web", broker="memory://", backend="memory://", clock=ManualClock()) as app:
+    unlimited = {"api_rate_limit": None, "api_rate_limit_total": None}  # test_api_limits is about these
+    with CloudQ("web", broker="memory://", backend="memory://", clock=ManualClock(), **unlimited) as app:
 
         @app.task(name="shop.add")
         def add(x: int, y: int = 0) -> int:

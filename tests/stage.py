@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from drivers import Drivers
+
 from cloudq import CloudQ
 from cloudq.brokers.base import Delivery
 from cloudq.execution.call import NoWatch
@@ -15,9 +17,11 @@ from cloudq.testing.clock import ManualClock
 class Stage:
     """An app on memory with a clock, several workers' lifecycles, and notes of when tasks ran."""
 
-    def __init__(self, clock: ManualClock | None = None) -> None:
+    def __init__(self, clock: ManualClock | None = None, driver: str = "worker") -> None:
         self.clock = clock or ManualClock()
         self.app = CloudQ("stage", broker="memory://", backend="memory://", clock=self.clock)
+        self.driver = driver
+        self._drivers = Drivers(self.app, driver)
         self.starts: list[float] = []
 
     def note(self, *_: Any) -> None:
@@ -27,6 +31,8 @@ class Stage:
         return self.app.broker.receive(queue, 10, 0.0, 60.0)
 
     def carry_out(self, delivery: Delivery, verdict: Any) -> None:
+        if self._drivers.has_done(delivery):
+            return
         if isinstance(verdict, Ack):
             self.app.broker.ack([delivery])
         elif isinstance(verdict, Bury):
@@ -49,6 +55,18 @@ class Stage:
             at = broker.next_visible(queue)
             if at is None or at > end:
                 return handled
+            self.clock.advance(max(0.001, at - self.clock.time()))
+
+    def close(self) -> None:
+        self._drivers.close()
+        self.app.close()
+
+    def comes_again(self, delivery: Delivery, queue: str = "cloudq") -> None:
+        """Who had it died before deleting it; what Lambda has given back comes when it is due."""
+        broker: Any = self.app.broker
+        if not self._drivers.has_done(delivery):
+            broker.release([delivery])
+        elif (at := broker.next_visible(queue)) is not None:
             self.clock.advance(max(0.001, at - self.clock.time()))
 
     def most_within(self, seconds: float) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from drivers import DRIVERS, driven
 
 from cloudq import CloudQ
 from cloudq.brokers.base import Message
@@ -30,8 +31,8 @@ def clock() -> ManualClock:
     return ManualClock(1_800_000_000.0)
 
 
-@pytest.fixture
-def box(clock: ManualClock) -> Iterator[Sandbox]:
+@pytest.fixture(params=DRIVERS)
+def box(clock: ManualClock, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     ran.clear()
     app = CloudQ(
         "safe",
@@ -44,7 +45,7 @@ def box(clock: ManualClock) -> Iterator[Sandbox]:
     def note(*values: Any) -> None:
         ran.append(values)
 
-    with sandbox(app, clock) as found:
+    with sandbox(app, clock) as found, driven(found, request.param):
         yield found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from drivers import DRIVERS
 from stage import Stage
 
 from cloudq import CloudQ, chord
@@ -18,11 +19,11 @@ from cloudq.runtime.verdict import ACK, Hold
 from cloudq.testing.stores import MemoryStore
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage()
+@pytest.fixture(params=DRIVERS)
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(driver=request.param)
     yield stage
-    stage.app.close()
+    stage.close()
 
 
 # --- declaring and calling -------------------------------------------------------------------------

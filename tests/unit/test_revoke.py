@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from drivers import DRIVERS, driven
 
 from cloudq import CloudQ, states
 from cloudq.backends.open import open_backend
@@ -46,9 +47,9 @@ def app() -> CloudQ:
     return app
 
 
-@pytest.fixture
-def box(app: CloudQ) -> Iterator[Sandbox]:
-    with sandbox(app) as box:
+@pytest.fixture(params=DRIVERS)
+def box(app: CloudQ, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with sandbox(app, control_interval=0.001) as box, driven(box, request.param):
         yield box
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from drivers import DRIVERS, Drivers
 
 from cloudq import CloudQ, Ignore, Reject, Task, states
 from cloudq.brokers.base import Delivery
@@ -30,9 +31,10 @@ from cloudq.testing.clock import ManualClock
 class Bench:
     """An app on memory with a clock, and a hand-driven worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str = "worker") -> None:
         self.clock = ManualClock()
         self.app = CloudQ("bench", broker="memory://", backend="memory://", clock=self.clock)
+        self.drivers = Drivers(self.app, driver)
         self.ran: list[Any] = []
         self.lifecycle = self.app.lifecycle("w1")
 
@@ -45,6 +47,8 @@ class Bench:
         for delivery in self.receive(queue):
             verdict = self.lifecycle.run(delivery, NoWatch())
             verdicts.append(verdict)
+            if self.drivers.has_done(delivery):
+                continue
             if isinstance(verdict, Ack):
                 self.app.broker.ack([delivery])
             elif isinstance(verdict, Bury):
@@ -61,10 +65,11 @@ class Bench:
         return found
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+@pytest.fixture(params=DRIVERS)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(request.param)
     yield bench
+    bench.drivers.close()
     bench.app.close()
 
 

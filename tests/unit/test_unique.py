@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from drivers import DRIVERS
 from stage import Stage
 
 from cloudq import CloudQ, Ignore, Reject, chain, group
@@ -25,11 +26,11 @@ from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import MemoryStore
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage(JumpingClock())
+@pytest.fixture(params=DRIVERS)
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(JumpingClock(), request.param)
     yield stage
-    stage.app.close()
+    stage.close()
 
 
 def depth(stage: Stage) -> int:

@@ -9,6 +9,7 @@ type is refused with the nearest right name or the expected type.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -344,13 +345,8 @@ class Conf:
     _explicit: set[str]
     _sealed: dict[str, str]
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        try:
-            return getattr(self._values, name)
-        except AttributeError:
-            raise AttributeError(unknown(name)) from None
+    def __getattr__(self, name: str) -> Any:  # what is a setting is a property, see below
+        raise AttributeError(name if name.startswith("__") else unknown(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._set(name, value)
@@ -475,6 +471,9 @@ class Conf:
         setattr(self._values, name, value)
         self._explicit.add(name)
 
+
+for _name in NAMES:  # a task's life reads a dozen of them
+    setattr(Conf, _name, property(operator.attrgetter(f"_values.{_name}")))
 
 #: Environment variables of the command line and the handlers, which are no settings.
 TOOL_VARIABLES = frozenset({"CLOUDQ_APP", "CLOUDQ_DEBUG"})

@@ -19,6 +19,7 @@ from typing import (
 )
 
 from cloudq import callkey, context, ids, plugins
+from cloudq.arity import ANYTHING, Arity, parameters_of
 from cloudq.callkey import KeySpec
 from cloudq.canvas.sender import Sender
 from cloudq.canvas.signature import Signature
@@ -36,7 +37,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NOT_GIVEN: Any = object()
-_ANYTHING: Any = inspect.signature(lambda *args, **kwargs: None)
 
 
 class Task(Generic[P, R]):
@@ -106,10 +106,11 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.name = name
         self._entry = functools.partial(function, self) if self.bind else function
-        self._signature = _signature_of(function, self.bind)
+        self._signature = parameters_of(function, self.bind)
         if self.batch is not None:
             self._check_batch()
-            self._signature = _ANYTHING  # the function takes requests; calls may have any arguments
+            self._signature = ANYTHING  # the function takes requests; calls may have any arguments
+        self._arity = Arity(self._signature)
         self._check_limits()
         self.retry_policy = self._make_retry_policy()
 
@@ -270,7 +271,7 @@ class Task(Generic[P, R]):
         """Raise TypeError unless the function could be called so (``typing=False`` skips it)."""
         if self.typing:
             try:
-                self._signature.bind(*args, **(kwargs or {}))
+                self._arity.check(args, kwargs)
             except TypeError as error:
                 raise TypeError(f"{self.name}() {error}") from None
 
@@ -487,13 +488,3 @@ class AsyncTask(Task[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         return cast("Coroutine[Any, Any, R]", self._entry(*args, **kwargs))
-
-
-def _signature_of(function: Callable[..., Any], bound: bool) -> inspect.Signature:
-    signature = inspect.signature(function)
-    if not bound:
-        return signature
-    parameters = list(signature.parameters.values())
-    if not parameters:
-        raise ImproperlyConfigured(f"{function.__qualname__} has bind=True but takes no `self`")
-    return signature.replace(parameters=parameters[1:])

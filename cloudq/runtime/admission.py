@@ -53,6 +53,8 @@ class Admission:
 
         Raises OperationalError, and InvalidArguments when a key function fails.
         """
+        if not self.asks(task, envelope):
+            return NOTHING
         claim = self.idempotency.ask(task, envelope, delivery)
         if isinstance(claim, Wait | Record):
             return claim
@@ -66,10 +68,15 @@ class Admission:
             return place
         return NOTHING if claim is None and place is None else Admitted(place, claim)
 
+    def asks(self, task: Task[..., Any], envelope: Envelope) -> bool:
+        """Does this run need anything at all?"""
+        return self.limits.asks(task) or self.idempotency.asks(task, envelope)
+
     def leave(self, admitted: Admitted, ran: bool = True) -> None:
         """The run is over, however it ended: others may have what it held. Never raises."""
-        self.limits.leave(admitted.place, ran)
-        self.idempotency.leave(admitted.claim)
+        if admitted is not NOTHING:
+            self.limits.leave(admitted.place, ran)
+            self.idempotency.leave(admitted.claim)
 
     def vacate(self, task: Task[..., Any], envelope: Envelope, delivery: Delivery) -> None:
         """The process that ran this delivery has died: give back what it held. Never raises."""

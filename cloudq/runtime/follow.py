@@ -51,6 +51,12 @@ class Follower:
         self._launcher = launcher
         self._store = store
 
+    def alone(self, envelope: Envelope) -> bool:
+        """Does nothing follow, however it ends?"""
+        if envelope.chain or envelope.link or envelope.link_error:
+            return False
+        return envelope.group is None or envelope.chord is None
+
     def follow(self, envelope: Envelope, record: Record, *, again: bool, stored: bool) -> None:
         """May be called any number of times. ``again``: this may have been done before."""
         setting = _setting(envelope, again)

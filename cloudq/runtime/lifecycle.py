@@ -33,13 +33,14 @@ from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
 from cloudq.pools.base import Cancelled, Died, Returned, TimedOut, Watch
-from cloudq.producer import IGNORE_RESULT, UNIQUE
+from cloudq.producer import IGNORE_RESULT
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.admission import NOTHING, Admission, Admitted
 from cloudq.runtime.gather import Gatherer
-from cloudq.runtime.limits import Wait, was_deferred
+from cloudq.runtime.limits import Wait
+from cloudq.runtime.past import may_have_run
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.request import request_of
@@ -48,7 +49,7 @@ from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release, Verdict
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
 from cloudq.task import Task
-from cloudq.workflows.words import AGAIN, ERRBACK, JOINED
+from cloudq.workflows.words import ERRBACK, JOINED
 
 logger = logging.getLogger("cloudq.runtime")
 task_logger = logging.getLogger("cloudq.task")
@@ -231,7 +232,10 @@ class Lifecycle:
                 delivery.body, delivery.queue, delivery.message_id, sent_at=delivery.sent_at
             )
 
-        return self._patience.call(f"reading message {delivery.message_id} of {delivery.queue}", once)
+        try:
+            return once()
+        except OperationalError:  # its text lies elsewhere
+            return self._patience.call(f"reading message {delivery.message_id} of {delivery.queue}", once)
 
     def _without_payload(self, delivery: Delivery, error: PayloadMissing) -> Verdict:
         """A large message whose text is gone: a copy of one that was settled, or a loss to be seen."""
@@ -278,14 +282,9 @@ class Lifecycle:
 
     def _known(self, delivery: Delivery, envelope: Envelope, records: bool) -> tuple[Record, Version] | None:
         """The task's record, read only where a second message or run is likely: it costs a call."""
-        again = delivery.receive_count > 1 or envelope.retries > 0 or self._conf.task_check_revoked
-        again = again or hop.hops(envelope) > 0 or was_deferred(envelope) or UNIQUE in envelope.headers
-        again = again or AGAIN in envelope.headers or JOINED in envelope.headers
-        # A signature does not say that a message is sent for the first time: only the record does.
-        again = again or self._conf.security_required
-        if not (again and records and self._store is not None):
-            return None
         store = self._store
+        if not records or store is None or not may_have_run(delivery, envelope, self._conf):
+            return None
         return self._patience.call(
             f"reading the record of {label(envelope)}", lambda: store.read_versioned(envelope.id)
         )
@@ -358,6 +357,8 @@ class Lifecycle:
     def _admit(
         self, task: Task[..., Any], envelope: Envelope, delivery: Delivery
     ) -> Admitted | Wait | Record:
+        if not self.admission.asks(task, envelope):
+            return NOTHING
         return self._patience.call(
             f"admitting {label(envelope)}", lambda: self.admission.admit(task, envelope, delivery)
         )
@@ -381,9 +382,9 @@ class Lifecycle:
     ) -> Version | Verdict | None:
         """Record STARTED where that is wanted: the version of the record that is there, or the verdict
         when it turns out to have ended."""
-        if not (self._wants(task, "track_started") and records and self._store is not None):
-            return known
         store = self._store
+        if not records or store is None or not self._wants(task, "track_started"):
+            return known
         started = Record(envelope.id, states.STARTED, {"hostname": self._hostname}, retries=envelope.retries)
         standing, version = self._patience.call(
             f"recording the start of {label(envelope)}", lambda: store.progress(started, known)
@@ -494,4 +495,5 @@ class Lifecycle:
 
 def _refers(envelope: Envelope) -> bool:
     """Are some of its arguments not in the message, but in the store?"""
-    return JOINED in envelope.headers or ERRBACK in envelope.headers
+    headers = envelope.headers
+    return bool(headers) and (JOINED in headers or ERRBACK in headers)

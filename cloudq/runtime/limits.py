@@ -115,6 +115,10 @@ class Limits:
 
     # --- the verbs ---------------------------------------------------------------------------------
 
+    def asks(self, task: Task[..., Any]) -> bool:
+        """Has the task limits?"""
+        return task.max_concurrency is not None or self.rate(task) is not None
+
     def ask(self, task: Task[..., Any], envelope: Envelope) -> Place | Wait | None:
         """A place to be given to ``leave``, None when none is needed, or when to come back.
 
@@ -170,10 +174,8 @@ class Limits:
 
     def rate(self, task: Task[..., Any]) -> float | None:
         """Starts per second that the task is allowed, or None."""
-        if self._conf.worker_disable_rate_limits:
-            return None
-        own = task.rate_limit
-        return limit_of(self._conf.task_default_rate_limit if own is None else own)
+        own = self._conf.task_default_rate_limit if task.rate_limit is None else task.rate_limit
+        return None if own is None or self._conf.worker_disable_rate_limits else limit_of(own)
 
     # --- so many a second ----------------------------------------------------------------------------
 

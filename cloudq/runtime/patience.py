@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from cloudq.clock import Clock
@@ -42,18 +42,19 @@ class Patience:
         a permission, a queue or a store is missing.
         """
         began = self._clock.monotonic()
-        for wait in backoff(0.2, 10.0):
+        waits: Iterator[float] | None = None
+        while True:
             try:
                 return do()
             except OperationalError as error:
-                standing = stands(error)
+                waits = waits or backoff(0.2, 10.0)
+                wait, standing = next(waits), stands(error)
                 timeout = min(self.timeout, STANDING_FOR) if standing else self.timeout
                 if self._hurry or self._clock.monotonic() + wait > min(began + timeout, self.until):
                     raise
                 level = logging.ERROR if standing else logging.WARNING
                 logger.log(level, "%s: %s; trying again in %.1f s", what, error, wait)
                 self._clock.sleep(wait)
-        raise AssertionError("backoff() never ends")
 
 
 def stands(error: OperationalError) -> bool:

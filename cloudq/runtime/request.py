@@ -22,8 +22,11 @@ def request_of(
     eager: bool,
 ) -> Request:
     """The request of a run that is about to begin. ``records``: its result is stored."""
-    hard = _first(envelope.time_limit, task.time_limit, conf.task_time_limit)
-    soft = _first(envelope.soft_time_limit, task.soft_time_limit, conf.task_soft_time_limit)
+    hard, soft = envelope.time_limit, envelope.soft_time_limit
+    if hard is None:
+        hard = conf.task_time_limit if task.time_limit is None else task.time_limit
+    if soft is None:
+        soft = conf.task_soft_time_limit if task.soft_time_limit is None else task.soft_time_limit
     group = envelope.group
     return Request(
         id=envelope.id,
@@ -73,7 +76,3 @@ def request_of_batch(task: Task[..., Any], requests: Sequence[Request]) -> Reque
         is_eager=requests[0].is_eager,
         called_directly=False,
     )
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)

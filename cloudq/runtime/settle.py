@@ -25,10 +25,11 @@ from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime import limits
-from cloudq.runtime.follow import UNSENDABLE, Follower, named
+from cloudq.runtime.follow import UNSENDABLE, Follower
 from cloudq.runtime.idempotency import Claim
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
+from cloudq.runtime.records import Records
 from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
 from cloudq.settings import Conf
 from cloudq.task import Task
@@ -60,10 +61,10 @@ class Settler:
         self._conf = conf
         self._hooks = hooks
         self._clock = clock
-        self._hostname = hostname
         self._patience = patience
         self._follower = follower
         self._post = post
+        self._records = Records(conf, clock, hostname, follower)
         self._locks = None if store is None else UniqueLocks(store.backend, clock)
         self.holds: Callable[[Any], bool] = lambda delivery: True
         #: Called before a delivery is acknowledged whose task has yet to run.
@@ -90,8 +91,12 @@ class Settler:
     # --- the final states ---------------------------------------------------------------------
 
     def _end(self, ready: Ready, outcome: Outcome) -> Verdict:
-        record = self._record_of(ready, outcome)
-        claim = ready.admitted.claim
+        claim, stored = ready.admitted.claim, self._stores(ready, outcome)
+        if claim is None and not stored and outcome.state == states.SUCCESS and self._is_alone(ready):
+            self._report(ready, outcome)  # nobody asks for a record, and nothing follows from it
+            self.free(ready.envelope)
+            return ACK
+        record = self._records.of(ready, outcome)
         if claim is not None and outcome.state == states.SUCCESS:
             try:
                 first = self._keep(claim, record, ready)
@@ -99,7 +104,7 @@ class Settler:
                 return self._end(ready, _unstorable(ready, outcome, error))
             if first is not record:
                 return self._outrun(ready, first)
-        if self._stores(ready, outcome):
+        if stored:
             try:
                 standing = self._finish(record, ready)
             except (SerializationError, ValueTooLarge, ImproperlyConfigured) as error:
@@ -114,7 +119,6 @@ class Settler:
         else:
             logger.info("task %s had already ended in %s; that stands", label(ready.envelope), standing.state)
         again = standing is not record or ready.delivery.receive_count > 1
-        stored = self._stores(ready, outcome)
         dead_letter = self._dead_letter(ready)
         return self.conclude(ready.envelope, ready.delivery.queue, standing, dead_letter, again, stored)
 
@@ -208,10 +212,11 @@ class Settler:
 
         ``again``: it may have happened before; ``stored``: the record is in the store.
         """
-        self._patience.call(
-            f"sending what follows {label(envelope)}",
-            lambda: self._follower.follow(envelope, record, again=again, stored=stored),
-        )
+        if not self._follower.alone(envelope):
+            self._patience.call(
+                f"sending what follows {label(envelope)}",
+                lambda: self._follower.follow(envelope, record, again=again, stored=stored),
+            )
         self.free(envelope)
         if dead_letter and record.state == states.FAILURE:
             return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
@@ -228,7 +233,7 @@ class Settler:
         if not self._follower.expects(envelope) or self._store is None:
             return ACK
         # Somebody waits for all members of a group: this one will have no result, and that is known.
-        record = self._finish(self._record_of(ready, outcome).with_(result=None), ready)
+        record = self._finish(self._records.of(ready, outcome).with_(result=None), ready)
         return self.conclude(envelope, ready.delivery.queue, record, again=ready.delivery.receive_count > 1)
 
     def _replaced(self, ready: Ready, replace: Replace) -> Verdict:
@@ -255,7 +260,7 @@ class Settler:
             logger.info("task %s gave its message back: %s", label(ready.envelope), reason)
             return Release(0.0)
         if self._store is not None and ready.records:
-            record = self._finish(self._record_of(ready, outcome), ready)
+            record = self._finish(self._records.of(ready, outcome), ready)
             self._announce(ready.envelope, record)
             if self._follower.expects(ready.envelope):
                 self.conclude(ready.envelope, ready.delivery.queue, record, again=True)
@@ -268,7 +273,12 @@ class Settler:
     def free(self, envelope: Envelope) -> None:
         """The task will not run any more (or has started, for ``until_start``): another call may be sent."""
         mark = envelope.headers.get(UNIQUE)
-        if self._locks is not None and isinstance(mark, Mapping) and isinstance(mark.get("lock"), str):
+        if (
+            mark is not None
+            and self._locks is not None
+            and isinstance(mark, Mapping)
+            and isinstance(mark.get("lock"), str)
+        ):
             locks, name = self._locks, mark["lock"]
             self._patience.call(
                 f"freeing the lock of {label(envelope)}", lambda: locks.release(name, envelope.id)
@@ -277,7 +287,7 @@ class Settler:
     def started(self, envelope: Envelope, task: Task[..., Any]) -> None:
         """A unique task is about to run: its lock is free from now on, or no longer ends with its expiry."""
         mark = envelope.headers.get(UNIQUE)
-        if self._locks is None or not isinstance(mark, Mapping):
+        if mark is None or self._locks is None or not isinstance(mark, Mapping):
             return
         if mark.get("until") == "until_start":
             if envelope.retries == 0:
@@ -305,7 +315,7 @@ class Settler:
         plain = retry.task_args is None and retry.task_kwargs is None and not retry.options
         if self._store is not None and ready.records:
             store = self._store
-            record = self._record_of(ready, outcome).with_(
+            record = self._records.of(ready, outcome).with_(
                 retries=again.retries, done_at=None, retry_at=due if plain else None
             )
             standing = self._progress(store, record, ready)
@@ -417,48 +427,19 @@ class Settler:
         own = getattr(task, option)
         return bool(getattr(self._conf, "task_" + option) if own is None else own)
 
-    def _record_of(self, ready: Ready, outcome: Outcome) -> Record:
-        envelope, request = ready.envelope, ready.request
-        more: dict[str, Any] = {}
-        if self._conf.result_extended:
-            more = {
-                "name": envelope.task,
-                "args": list(envelope.args),
-                "kwargs": dict(envelope.kwargs),
-                "worker": self._hostname,
-                "queue": ready.delivery.queue,
-                "runtime": round(outcome.runtime, 6),
-            }
-        children = [named(each) for each in request.children]
-        if outcome.state == states.SUCCESS:
-            children += self._follower.children(envelope)
-        return Record(
-            envelope.id,
-            outcome.state,
-            outcome.value if outcome.state == states.SUCCESS else outcome.error,
-            traceback=outcome.traceback,
-            retries=envelope.retries,
-            done_at=self._clock.time(),
-            root_id=envelope.root_id if envelope.root_id != envelope.id else None,
-            parent_id=envelope.parent_id,
-            group_id=envelope.group.id if envelope.group else None,
-            children=tuple(children),
-            extra={
-                **self._follower.added(request),
-                **self._follower.kept(envelope, ready.delivery.queue, outcome.state),
-            },
-            **more,
-        )
+    def _is_alone(self, ready: Ready) -> bool:
+        """Does nothing come after its success?"""
+        return not ready.request.added and self._follower.alone(ready.envelope)
 
     def _report(self, ready: Ready, outcome: Outcome) -> None:
         """One log line per task, and the hooks."""
-        name = label(ready.envelope)
         if outcome.state == states.SUCCESS:
-            logger.info("task %s succeeded in %.3f s", name, outcome.runtime)
+            if logger.isEnabledFor(logging.INFO):
+                logger.info("task %s succeeded in %.3f s", label(ready.envelope), outcome.runtime)
             if self._hooks.wants("task_succeeded"):
                 self._hooks.fire("task_succeeded", task=ready.task, request=ready.request, outcome=outcome)
             return
-        error = outcome.error
+        name, error = label(ready.envelope), outcome.error
         if isinstance(error, ready.task.throws):
             logger.info("task %s failed as expected in %.3f s: %r", name, outcome.runtime, error)
         else:

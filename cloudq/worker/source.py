@@ -56,6 +56,8 @@ class Source:
         self._stuck_after = stuck_after
         self._stopping = threading.Event()
         self._helpers_wanted = threading.Semaphore(0)
+        #: Its polls begin, end and are replaced by different threads: one that is not yet started is not dead.
+        self._changing = threading.Lock()
         self._pollers: list[_Poller] = []
         #: When a poll last succeeded (monotonic seconds), and why the last one failed, if it did.
         self.last_success = time.monotonic()
@@ -69,15 +71,17 @@ class Source:
 
     def start(self) -> None:
         """Begin to poll."""
-        self._pollers = [_Poller(self, number) for number in range(1, MAX_POLLS + 1)]
-        for each in self._pollers:
-            each.start()
+        with self._changing:
+            self._pollers = [_Poller(self, number) for number in range(1, MAX_POLLS + 1)]
+            for each in self._pollers:
+                each.start()
 
     def stop(self) -> None:
         """No further polls. One in flight may still bring messages; they are handed on."""
-        self._stopping.set()
-        for _ in self._pollers:
-            self._helpers_wanted.release()
+        with self._changing:
+            self._stopping.set()
+            for _ in self._pollers:
+                self._helpers_wanted.release()
 
     def join(self, timeout: float) -> bool:
         """Wait for polls in flight; False when one is still waiting for the queue's answer."""
@@ -93,13 +97,14 @@ class Source:
 
     def supervise(self) -> None:
         """Replace polls that are dead or stuck. Called every second or so."""
-        if self._stopping.is_set():
-            return
-        for place, poller in enumerate(self._pollers):
-            since = poller.since
-            stuck = since is not None and time.monotonic() - since > self._wait + self._stuck_after
-            if stuck or not poller.thread.is_alive():
-                self._replace(place, poller, "hangs" if stuck else "has died")
+        with self._changing:
+            if self._stopping.is_set():
+                return
+            for place, poller in enumerate(self._pollers):
+                since = poller.since
+                stuck = since is not None and time.monotonic() - since > self._wait + self._stuck_after
+                if stuck or not poller.thread.is_alive():
+                    self._replace(place, poller, "hangs" if stuck else "has died")
 
     def _replace(self, place: int, poller: _Poller, what: str) -> None:
         logger.error("poll %d of queue %s %s; another takes its place", poller.number, self.queue, what)

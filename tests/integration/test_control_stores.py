@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_workers_are_seen_asked_told_and_remembered(app: CloudQ) -> None:
         assert doomed.state == "REVOKED"
         app.control.pause("cloudq")
         while not app.control.inspect(timeout=WAIT).active_queues()["w/1"][0]["paused"]:
-            pass
+            time.sleep(0.005)
         app.control.resume("cloudq")
         assert app.send_task("add", (2, 2)).get(timeout=WAIT) == 4
 

@@ -1,6 +1,7 @@
 """Jobs of the prefork pool that ask who submitted them whether they are still wanted."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Runner:
         return [watch.wanted(kind == "ask"), watch.wanted(kind == "ask")]
 
     def close(self):
-        pass
+        time.sleep(0.005)
 
 def make():
     return Runner()
@@ -62,7 +63,7 @@ class Run:
 
     def began(self) -> "Run":
         while not Path(f"{self._path}.began").exists():
-            pass
+            time.sleep(0.005)
         return self
 
     def finish(self) -> Any:
@@ -111,7 +112,7 @@ def test_a_withdrawal_that_comes_too_late_harms_no_other_job(pool: PreforkPool, 
         (place,) = pool._places
         (tmp_path / "1").touch()
         while not pool._said_more(place):
-            pass
+            time.sleep(0.005)
         place.withdraw()  # it has answered; the word is there before its next job
     first.finish()
     assert Run(pool, "look", tmp_path / "2").finish() == [True, True]

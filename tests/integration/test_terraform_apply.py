@@ -29,7 +29,7 @@ from terraform_cli import EXAMPLES, Terraform
 
 from cloudq.deploy import iam
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("terraform-apply")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PROVIDER = """
@@ -138,7 +138,7 @@ def deployed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Deployed(terraform, url, terraform.outputs(), folder)
 
 
-def test_the_function_runs_tasks_that_a_client_published(deployed: Deployed) -> None:
+def the_function_runs_tasks_that_a_client_published(deployed: Deployed) -> None:
     got = deployed.call(
         "sent = [shop.total.delay([n, n]) for n in range(20)]\n"
         "print(json.dumps([each.get(timeout=150) for each in sent]))"
@@ -146,7 +146,7 @@ def test_the_function_runs_tasks_that_a_client_published(deployed: Deployed) -> 
     assert got == [{"total": 2 * n, "by": "lambda"} for n in range(20)]
 
 
-def test_a_worker_started_by_the_user_datas_command_line_consumes_the_other_queue(deployed: Deployed) -> None:
+def a_worker_started_by_the_user_datas_command_line_consumes_the_other_queue(deployed: Deployed) -> None:
     script = deployed.outputs["worker_user_data"]
     assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=20).returncode == 0
     app = fetched(deployed, script)
@@ -174,7 +174,7 @@ def test_a_worker_started_by_the_user_datas_command_line_consumes_the_other_queu
         print((deployed.folder / "worker.log").read_text())
 
 
-def test_the_roles_may_do_what_cloudq_iam_says(deployed: Deployed) -> None:
+def the_roles_may_do_what_cloudq_iam_says(deployed: Deployed) -> None:
     arn = "arn:aws:sqs:us-east-1:000000000000:shop-"
     bucket = iam.BucketRights("arn:aws:s3:::shop-results-000000000000", "cloudq")
     table = iam.TableRights("arn:aws:dynamodb:us-east-1:000000000000:table/shop-results")
@@ -197,7 +197,7 @@ def test_the_roles_may_do_what_cloudq_iam_says(deployed: Deployed) -> None:
         assert statement in worker
 
 
-def test_a_second_plan_changes_nothing_but_what_the_emulator_reads_back_wrong(deployed: Deployed) -> None:
+def a_second_plan_changes_nothing_but_what_the_emulator_reads_back_wrong(deployed: Deployed) -> None:
     deployed.terraform.run("plan", "-no-color", "-out=second.plan")
     plan = json.loads(deployed.terraform.run("show", "-json", "second.plan").stdout)
 
@@ -218,7 +218,7 @@ def differing(change: dict[str, Any]) -> set[str]:
     return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
-def test_destroy_leaves_nothing(deployed: Deployed) -> None:
+def destroy_leaves_nothing(deployed: Deployed) -> None:
     deployed.terraform.run("destroy", "-auto-approve", "-no-color", "-parallelism=40", timeout=400)
 
     assert deployed.client("sqs").list_queues(QueueNamePrefix="shop-").get("QueueUrls", []) == []
@@ -253,3 +253,12 @@ def fetched(deployed: Deployed, script: str) -> Path:
     app = deployed.folder / "app"
     zipfile.ZipFile(zipped).extractall(app)
     return app
+
+
+def test_the_complete_example_is_applied_used_and_destroyed(deployed: Deployed) -> None:
+    # One test: an apply takes minutes, and test processes would each make their own.
+    the_function_runs_tasks_that_a_client_published(deployed)
+    a_worker_started_by_the_user_datas_command_line_consumes_the_other_queue(deployed)
+    the_roles_may_do_what_cloudq_iam_says(deployed)
+    a_second_plan_changes_nothing_but_what_the_emulator_reads_back_wrong(deployed)
+    destroy_leaves_nothing(deployed)

@@ -214,3 +214,26 @@ def test_a_poll_in_flight_can_be_cut_short_and_what_it_brings_is_handed_on() -> 
     assert intake.source.join(10)
     assert intake.got == ["last"]
     assert set(broker.ended) == {each.thread.ident for each in intake.source._pollers}
+
+
+def test_a_poll_that_is_about_to_begin_is_not_taken_for_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cloudq.worker import source as module
+
+    began = threading.Event()
+    start = module._Poller.start
+
+    def slowly(self: module._Poller) -> None:
+        began.set()
+        time.sleep(0.02)
+        start(self)
+
+    monkeypatch.setattr(module._Poller, "start", slowly)
+    intake = Intake(Polled([]))
+    supervisor = threading.Thread(target=lambda: began.wait(10) and intake.source.supervise())
+    supervisor.start()
+    with intake:
+        supervisor.join(10)
+    assert intake.source.replaced == 0
+    assert "has died" not in caplog.text

@@ -177,13 +177,14 @@ class Settings:
     worker_max_memory_per_child: int | None = _setting(
         None, "A prefork child that grew past this is replaced after its task.", "KiB"
     )
-    worker_shutdown_timeout: float = _setting(
-        30.0, "How long running tasks may go on after the first signal.", "seconds"
-    )
+    worker_shutdown_timeout: float = _setting(30.0, "How long tasks may go on after the signal.", "seconds")
     worker_poll_patience: float = _setting(
         0.0, "How long a stopping worker with nothing else to do waits for its long polls.", "seconds"
     )
     worker_autoscale: str | None = _setting(None, "`MAX,MIN` tasks at once, as messages wait: `10,3`.")
+    worker_signals_interval: float | None = _setting(
+        None, "Between two looks at a queue's depth. Default: 15 in the cloud, 1 on this machine.", "seconds"
+    )
     worker_health_port: int | None = _setting(None, "Serve `/healthz` and `/readyz` here. 0: any free port.")
     worker_health_host: str = _setting("127.0.0.1", "Address for `worker_health_port`; `0.0.0.0` for all.")
     worker_health_timeout: float = _setting(60.0, "Without a good poll for this long: unhealthy.", "seconds")

@@ -183,6 +183,16 @@ class Interruptible(Protocol):
         ...
 
 
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A broker that knows since when its messages could be had."""
+
+    def next_visible(self, queue: str) -> float | None:
+        """When the next message of the queue can be received, or could be since (epoch seconds); None when
+        it is empty."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
     """A queue to create. ``max_receive_count`` is the redrive limit; retention in seconds."""

@@ -20,6 +20,8 @@ from cloudq.cli.common import (
     print_json,
     print_table,
 )
+from cloudq.control.roster import WorkerInfo
+from cloudq.monitoring.overview import running_of
 
 #: Nobody answered (Celery's and sysexits' EX_UNAVAILABLE).
 UNAVAILABLE: Final = 69
@@ -47,7 +49,10 @@ def _nobody(app: CloudQ, destination: list[str] | None) -> int:
     now = app.clock.time()
     workers = app.control.workers()
     alive = [each.hostname for each in workers if each.alive(now)]
-    if not alive:
+    gone = [each for each in workers if each.hostname in (destination or ()) and not each.alive(now)]
+    if gone:
+        said = "; ".join(_vanished(each, now) for each in gone)
+    elif not alive:
         lost = f" ({len(workers)} were lost lately: see `cloudq status`)" if workers else ""
         said = (
             f"no worker is alive on {app.need_store().backend.url}{lost}. Workers with monitoring=off, and those "
@@ -59,6 +64,13 @@ def _nobody(app: CloudQ, destination: list[str] | None) -> int:
         said = f"{len(alive)} workers live, but none answered in time: give a longer --timeout"
     err.print(f"error: {said}", style="bold red", markup=False, soft_wrap=True)
     return UNAVAILABLE
+
+
+def _vanished(worker: WorkerInfo, now: float) -> str:
+    tasks = ", ".join(f"{each.get('name')}[{each.get('id')}]" for each in worker.running)
+    return f"worker {worker.hostname} is lost: its last sign of life was {now - worker.at:.0f} s ago" + (
+        f", it ran {tasks}" if tasks else ""
+    )
 
 
 # --- inspect ---------------------------------------------------------------------------------------
@@ -380,5 +392,13 @@ def status(app: AppOption = None, as_json: JsonOption = False, result_backend: B
                 for each in workers
             )
             print_table(("worker", "state", "seen", "pool", "running", "queues"), rows)
+            for each in running_of(workers, now):
+                if each.lost:
+                    out.print(
+                        f"LOST with {each.worker}: {each.name}[{each.id}], which had run since "
+                        f"{moment(each.since)} UTC; it is delivered again after its visibility timeout",
+                        markup=False,
+                        soft_wrap=True,
+                    )
         code = 0 if any(each.alive(now) for each in workers) else _nobody(found, None)
     raise typer.Exit(code)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from cloudq.app import CloudQ
 from cloudq.brokers.base import QueueSpec, dead_letter_name
 from cloudq.cli.common import (
     AppOption,
+    BackendOption,
     BrokerOption,
     JsonOption,
+    err,
     find_app,
     one_line_errors,
     out,
     print_json,
     print_table,
+    queues_of,
 )
-from cloudq.errors import ImproperlyConfigured
+from cloudq.errors import ImproperlyConfigured, OperationalError
+from cloudq.monitoring.lines import NAMESPACE, emf_line
+from cloudq.monitoring.scaling import Signal, measure
 from cloudq.priorities import base_of, families
 
 commands = typer.Typer(help="List, create, measure and empty queues.", no_args_is_help=True)
@@ -108,6 +117,64 @@ def depth(
             print_json(rows)
         else:
             print_table(("queue", "ready", "in flight", "delayed", "dead"), (each.values() for each in rows))
+
+
+@commands.command("signals")
+def signals(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Default: the queues of the app's tasks.")
+    ] = None,
+    app: AppOption = None,
+    every: Annotated[
+        float | None, typer.Option(min=1, help="Again and again, with so many seconds between.")
+    ] = None,
+    emf: Annotated[
+        bool, typer.Option("--emf", help="CloudWatch's embedded metric format, a line each.")
+    ] = False,
+    namespace: Annotated[str, typer.Option(help="CloudWatch namespace of --emf.")] = NAMESPACE,
+    as_json: JsonOption = False,
+    broker: BrokerOption = None,
+    result_backend: BackendOption = None,
+) -> None:
+    """What scaling goes by: messages that wait, for each live worker too, and how long the oldest has waited."""
+    if emf and as_json:
+        raise typer.BadParameter("--emf and --json are two ways to print: give one")
+    with one_line_errors():
+        found = find_app(app, broker, result_backend)
+        look = partial(_signals, found, names or queues_of(found))
+        show = partial(_show, emf=emf, as_json=as_json, namespace=namespace)
+        try:
+            show(look())
+            while every is not None:
+                found.clock.sleep(every)
+                try:
+                    show(look())
+                except OperationalError as error:  # a publisher outlives an outage
+                    err.print(f"{error}; trying again", style="yellow", markup=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            pass
+
+
+def _signals(app: CloudQ, names: list[str]) -> list[Signal]:
+    counted = app.backend is not None
+    workers = app.control.workers() if counted else []
+    found = measure(app.broker, app.clock, names, workers)
+    return found if counted else [replace(each, workers=None) for each in found]
+
+
+def _show(found: list[Signal], *, emf: bool, as_json: bool, namespace: str) -> None:
+    if emf:
+        sys.stdout.write("".join(emf_line(each, namespace) for each in found))
+        sys.stdout.flush()
+    elif as_json:
+        print_json([each.plain() for each in found])
+    else:
+        headers = ("queue", "ready", "in flight", "delayed", "workers", "per worker", "oldest (s)")
+        print_table(headers, ([*map(_cell, list(each.plain().values())[:-1])] for each in found))
+
+
+def _cell(value: Any) -> Any:
+    return "?" if value is None else round(value, 1) if isinstance(value, float) else value
 
 
 @commands.command()

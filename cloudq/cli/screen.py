@@ -63,7 +63,7 @@ class Screen(App[None]):
 
     def on_mount(self) -> None:
         self._table("queues").add_columns(
-            "queue", "", "ready", "in flight", "delayed", "dead letters", "workers"
+            "queue", "", "ready", "in flight", "delayed", "dead letters", "workers", "oldest"
         )
         self._table("workers").add_columns("worker", "state", "seen", "pool", "running", "done", "queues")
         self._table("tasks").add_columns("id", "task", "state", "seconds", "worker", "result")
@@ -107,7 +107,7 @@ class Screen(App[None]):
 
     def _show(self, view: Overview) -> None:
         self.view = view
-        self.sub_title = f"{len(view.alive)} workers, {len(view.running)} tasks run"
+        self.sub_title = f"{len(view.alive)} workers, {sum(not each.lost for each in view.running)} tasks run"
         errors = [f"{each.name}: {each.error}" for each in view.queues if each.error]
         self._say("; ".join(errors))
         self._fill("queues", queue_rows(view))

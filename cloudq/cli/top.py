@@ -46,6 +46,7 @@ def queue_rows(view: Overview) -> list[tuple[Any, ...]]:
             "paused" if each.paused else "",
             *(("?" if each.error else "-") if n is None else n for n in _numbers(each)),
             each.workers,
+            "" if each.oldest is None else f"{each.oldest:.0f} s",
         )
         for each in view.queues
     ]
@@ -70,7 +71,14 @@ def worker_rows(view: Overview) -> list[tuple[Any, ...]]:
 def task_rows(view: Overview) -> list[tuple[Any, ...]]:
     """Running tasks, the longest first, then those that ended, the last first."""
     running = [
-        (each.id, each.name, "STARTED", f"{max(0.0, view.at - each.since):.1f}", each.worker, "")
+        (
+            each.id,
+            each.name,
+            "LOST" if each.lost else "STARTED",
+            f"{max(0.0, view.at - each.since):.1f}",
+            each.worker,
+            "",
+        )
         for each in view.running
     ]
     ended = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -12,10 +12,12 @@ import msgspec
 from cloudq.clock import Clock
 from cloudq.monitoring.events import Event
 from cloudq.monitoring.feed import Beat
+from cloudq.monitoring.scaling import Signal
 
 #: Values that one metric of one EMF document may hold (AWS: "Embedded metric format specification").
 EMF_VALUES: Final = 100
 EMF_EVERY: Final = 60.0
+NAMESPACE: Final = "cloudq"
 #: Event type to the name of its count.
 _COUNTS: Final = {
     "task-received": "TasksReceived",
@@ -25,6 +27,32 @@ _COUNTS: Final = {
     "task-rejected": "TasksRejected",
     "task-revoked": "TasksRevoked",
 }
+#: What a queue's signal is called, and its unit.
+_SIGNALS: Final = {
+    "ready": ("MessagesReady", "Count"),
+    "in_flight": ("MessagesInFlight", "Count"),
+    "delayed": ("MessagesDelayed", "Count"),
+    "workers": ("Workers", "Count"),
+    "backlog_per_worker": ("BacklogPerWorker", "Count"),
+    "oldest": ("OldestTaskAge", "Seconds"),
+}
+
+
+def emf_line(signal: Signal, namespace: str = NAMESPACE) -> str:
+    """A queue's signal as one line of the embedded metric format, dimension Queue; what is not known is left out."""
+    values = {
+        name: (unit, value)
+        for field, (name, unit) in _SIGNALS.items()
+        if (value := getattr(signal, field)) is not None
+    }
+    metrics = [{"Name": name, "Unit": unit} for name, (unit, _) in values.items()]
+    about = {"Namespace": namespace, "Dimensions": [["Queue"]], "Metrics": metrics}
+    document = {
+        "_aws": {"Timestamp": int(signal.at * 1000), "CloudWatchMetrics": [about]},
+        "Queue": signal.queue,
+        **{name: value for name, (_, value) in values.items()},
+    }
+    return msgspec.json.encode(document).decode() + "\n"
 
 
 class JsonLines:
@@ -48,9 +76,17 @@ class EmbeddedMetrics:
     """Counts and runtimes by task and queue, which CloudWatch makes metrics of: no call of its API.
 
     Namespace ``cloudq`` (or what is given), dimensions Queue, and Queue and Task; units Count and Seconds.
+    ``signals`` are the queues' own (dimension Queue), written as often.
     """
 
-    def __init__(self, clock: Clock, out: TextIO | None = None, namespace: str = "cloudq") -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        out: TextIO | None = None,
+        namespace: str = NAMESPACE,
+        signals: Callable[[], Iterable[Signal]] = tuple,
+    ) -> None:
+        self._signals = signals
         self._clock = clock
         self._out = out
         self._namespace = namespace
@@ -87,6 +123,9 @@ class EmbeddedMetrics:
         """Write what has come together."""
         for place in list(self._counts):
             self._write(place)
+        for each in self._signals():
+            (self._out or sys.stdout).write(emf_line(each, self._namespace))
+            (self._out or sys.stdout).flush()
 
     def _write(self, place: tuple[str, str]) -> None:
         counts, times = self._counts.pop(place, {}), self._times.pop(place, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from cloudq.control.control import Control
 from cloudq.control.roster import WorkerInfo
 from cloudq.errors import OperationalError
 from cloudq.monitoring.history import Entry, History
+from cloudq.monitoring.scaling import headcount, oldest_of, waits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class QueueView:
     #: Live workers that consume it.
     workers: int = 0
     error: str | None = None
+    #: Seconds that its oldest ready message has waited (``monitoring.scaling``); None when nobody knows.
+    oldest: float | None = None
 
     @property
     def backlog_per_worker(self) -> float | None:
@@ -37,13 +40,17 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A task that a worker named in its last sign of life. ``since``: seconds since the epoch."""
+    """A task that a worker named in its last sign of life. ``since``: seconds since the epoch.
+
+    ``lost``: the worker has vanished since; the message comes back when its visibility timeout is over.
+    """
 
     id: str
     name: str
     queue: str
     worker: str
     since: float
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +88,27 @@ def overview(
     paused = control.paused()
     alive = [each for each in workers if each.alive(now)]
     names = sorted({*queues, *paused, *(name for each in alive for name in each.queues)})
+    entries = history.query(recent).entries if recent else []
     return Overview(
         at=now,
         queues=[
-            look_at(broker, name, name in paused, sum(name in each.queues for each in alive))
+            look_at(broker, name, name in paused, headcount(name, alive), now, waits_of(name, alive))
             for name in names
         ],
         workers=workers,
-        running=sorted(
-            (_running(each.hostname, task) for each in alive for task in each.running),
-            key=lambda task: task.since,
-        ),
-        recent=history.query(recent).entries if recent else [],
+        running=running_of(workers, now, ended={each.id for each in entries}),
+        recent=entries,
     )
 
 
-def look_at(broker: Broker, name: str, paused: bool = False, workers: int = 0) -> QueueView:
+def look_at(
+    broker: Broker,
+    name: str,
+    paused: bool = False,
+    workers: int = 0,
+    now: float | None = None,
+    waited: Iterable[float | None] = (),
+) -> QueueView:
     """One queue and its dead letters. Never raises for a queue that cannot be asked."""
     try:
         depth = broker.depth(name)
@@ -109,16 +121,33 @@ def look_at(broker: Broker, name: str, paused: bool = False, workers: int = 0) -
             broker.depth(dead).total if dead else None,
             paused,
             workers,
+            oldest=None if now is None else oldest_of(broker, name, depth, now, waited),
         )
     except OperationalError as error:
         return QueueView(name, paused=paused, workers=workers, error=str(error))
 
 
-def _running(worker: str, task: dict[str, Any]) -> Running:
+def running_of(workers: Iterable[WorkerInfo], now: float, ended: Container[str] = ()) -> list[Running]:
+    """The tasks that workers named in their last signs of life, the longest first.
+
+    Those of a vanished worker are ``lost``, unless another worker has them by now, or they have ``ended``.
+    """
+    found: dict[str, Running] = {}
+    for each in sorted(workers, key=lambda worker: worker.at):  # a later sign knows better
+        for task in each.running:
+            one = _running(each.hostname, task, not each.alive(now))
+            elsewhere = one.id in ended or (one.id in found and not found[one.id].lost)
+            if not (one.lost and elsewhere):
+                found[one.id] = one
+    return sorted(found.values(), key=lambda task: task.since)
+
+
+def _running(worker: str, task: dict[str, Any], lost: bool) -> Running:
     return Running(
         str(task.get("id", "")),
         str(task.get("name", "")),
         str(task.get("queue", "")),
         worker,
         float(task.get("since", 0.0)),
+        lost,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from cloudq.errors import ImproperlyConfigured, MissingExtra
 from cloudq.monitoring.events import Event
+from cloudq.monitoring.scaling import Signal
 
 #: Upper bounds of the histograms, seconds.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -20,14 +21,27 @@ _NUMBERS = {
     "buried": ("counter", "cloudq_worker_messages_buried", "Messages moved to a dead-letter queue."),
     "leases_lost": ("counter", "cloudq_worker_leases_lost", "Messages whose visibility ran out in hand."),
 }
+#: What scaling goes by, by its name in ``Signal``: absent while it is not known.
+_SIGNALS = {
+    "ready": ("messages_ready", "Messages that wait (approximate)."),
+    "in_flight": ("messages_in_flight", "Messages in workers' hands (approximate)."),
+    "delayed": ("messages_delayed", "Messages that are not due yet (approximate)."),
+    "workers": ("workers", "Live workers that consume the queue."),
+    "backlog_per_worker": ("backlog_per_worker", "Messages that wait, for each live worker."),
+    "oldest": ("oldest_seconds", "How long the oldest waiting message has waited; on SQS at least so long."),
+}
 
 
 class Metrics:
-    """A sink that counts, and a server that tells. ``stats`` gives the worker's numbers."""
+    """A sink that counts, and a server that tells. ``stats`` gives the worker's numbers, ``signals`` those
+    of its queues, as they were last looked at."""
 
-    def __init__(self, stats: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, stats: Callable[[], dict[str, Any]], signals: Callable[[], Sequence[Signal]] = tuple
+    ) -> None:
         client = _client()
         self._stats = stats
+        self._signals = signals
         self.registry = client.CollectorRegistry()
         self._server: Any = None
         self._events = client.Counter(
@@ -96,6 +110,13 @@ class Metrics:
             family = core.CounterMetricFamily(f"cloudq_queue_{field}", help_text, labels=["queue"])
             for queue, numbers in stats.get("queues", {}).items():
                 family.add_metric([queue], numbers[field])
+            yield family
+        signals = self._signals()
+        for field, (metric, help_text) in _SIGNALS.items():
+            family = core.GaugeMetricFamily(f"cloudq_queue_{metric}", help_text, labels=["queue"])
+            for each in signals:
+                if (value := getattr(each, field)) is not None:
+                    family.add_metric([each.queue], value)
             yield family
 
     def describe(self) -> Iterator[Any]:

@@ -1,8 +1,14 @@
-"""``--autoscale max,min``: more places while messages wait, fewer after a quiet while."""
+"""``--autoscale max,min``: more places while messages wait, fewer after a quiet while.
+
+A worker grows when all of its places are in use *and* messages wait for it: in its hands, or in its queues
+(``Demand.left``). It shrinks to what it used of late when nothing waits. The queues are asked only when their
+answer could change something, and at most once a period: an idle worker, and one at its largest, asks nothing.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
@@ -88,15 +94,25 @@ class Autoscaler:
         if in_hand > size:
             wanted = in_hand
         elif in_hand == size and any(source.lane.hungry for source in worker.sources):
-            # without prefetching no message waits here; all that shows is a poll that wants a place
-            wanted = size + max(1, size // 2)
+            wanted = size + self._more(size)
         else:
             wanted = min(size, peak)
         target = max(self._least, min(self._most, wanted))
+        if target < size <= self._most and worker.demand.left():
+            return size  # what waits will be here soon
         if target == size or worker.stopping:
             return size
         logger.info("autoscale: %d -> %d places (%d messages in hand)", size, target, in_hand)
         return worker.adjust.resize(target - size)
+
+    def _more(self, size: int) -> int:
+        """Places to add while all are in use: as many as messages wait in the queues, by half at the most."""
+        step = max(1, size // 2)
+        if size >= self._most:
+            return 0
+        left = self._worker.demand.left()
+        # queues that cannot be asked: a poll that wants a place is all that shows
+        return step if left is None else min(step, math.ceil(left))
 
     def _peak(self, in_hand: int) -> int:
         """The most that was in hand within the last ``keep`` seconds."""

@@ -14,6 +14,7 @@ from cloudq.monitoring.feed import Feed, Sink
 from cloudq.monitoring.history import HistorySink
 from cloudq.monitoring.lines import EmbeddedMetrics, JsonLines
 from cloudq.monitoring.prometheus import Metrics
+from cloudq.monitoring.scaling import Signal
 from cloudq.monitoring.spool import Spool
 from cloudq.monitoring.stream import StreamSink
 
@@ -32,6 +33,8 @@ class Feeding:
         conf, app = worker.conf, worker.app
         sinks: list[Sink] = []
         self._metrics: Metrics | None = None
+        #: Does a sink tell how much waits in the queues?
+        self._follows = False
         level = level_of(conf.monitoring)
         if level >= 2 and app.backend is not None:
             sinks.append(StreamSink(app.backend, conf.control_namespace, worker.hostname, app.clock))
@@ -41,7 +44,8 @@ class Feeding:
         if conf.worker_events_log is not None:
             sinks.append(self._log(conf.worker_events_log))
         if conf.worker_metrics_port is not None:
-            self._metrics = Metrics(self._numbers)
+            self._follows = True
+            self._metrics = Metrics(self._numbers, self._signals)
             sinks.append(self._metrics)
         sinks += app.hooks.sinks
         self.metrics_port: int | None = None
@@ -61,7 +65,8 @@ class Feeding:
         if name == "json":
             return JsonLines()
         if name == "emf":
-            return EmbeddedMetrics(self._worker.app.clock)
+            self._follows = True
+            return EmbeddedMetrics(self._worker.app.clock, signals=self._signals)
         near = difflib.get_close_matches(name, LOGS, 1, 0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ImproperlyConfigured(f"worker_events_log is json or emf, not {name!r}{hint}")
@@ -75,6 +80,8 @@ class Feeding:
             self.metrics_port = self._metrics.serve(conf.worker_metrics_host, conf.worker_metrics_port)
         self._recorder.attach()
         self._feed.start()
+        if self._follows:
+            self._worker.demand.follow()
         self._worker.app.hooks.on("worker_heartbeat", self._beat)
         self._recorder.worker("worker-online", **self._about())
 
@@ -85,6 +92,7 @@ class Feeding:
         self._recorder.worker("worker-offline", **self._about())
         self._worker.app.hooks.off("worker_heartbeat", self._beat)
         self._recorder.detach()
+        self._worker.demand.close()
         self._feed.close()
 
     def _beat(self, **_: Any) -> None:
@@ -100,6 +108,9 @@ class Feeding:
             "processed": numbers["acked"],
             "loadavg": [round(each, 2) for each in os.getloadavg()],
         }
+
+    def _signals(self) -> list[Signal]:
+        return self._worker.demand.signals()
 
     def _numbers(self) -> dict[str, Any]:
         active: list[Any] = getattr(self._worker.pool, "active", list)()

@@ -10,6 +10,7 @@ from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery, Interruptible
 from cloudq.errors import OperationalError
+from cloudq.monitoring.scaling import Waits
 from cloudq.retry import backoff
 from cloudq.worker.credit import Ask, Lane
 
@@ -68,6 +69,7 @@ class Source:
         self.polls = 0
         #: Polls that died or hung and were replaced.
         self.replaced = 0
+        self.waits = Waits()
 
     def start(self) -> None:
         """Begin to poll."""
@@ -160,6 +162,7 @@ class Source:
         self.last_error = None
         if deliveries:
             self.received += got
+            self.waits.note(deliveries)
             if got >= ask.count and ask.more:
                 self._helpers_wanted.release()
             self._deliver(deliveries)

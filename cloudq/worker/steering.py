@@ -54,9 +54,11 @@ class Steering:
         self.afterwards: list[Callable[[], Any]] = []
         self.started = app.clock.time()
         self.revocations: Revocations | None = None
+        #: Does each look at the store cost money?
+        self.far = app.backend is not None and app.backend.capabilities.reach == "cloud"
         if level_of(app.conf.monitoring) == 0 or app.backend is None:
             return
-        looks, beats = FAR if app.backend.capabilities.reach == "cloud" else NEAR
+        looks, beats = FAR if self.far else NEAR
         self.interval: float = app.conf.control_interval or looks
         self.beat_every: float = app.conf.worker_heartbeat_interval or beats
         self._answering = Answering(app.backend, app.clock)

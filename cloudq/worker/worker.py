@@ -24,6 +24,7 @@ from cloudq.worker import folder, intake
 from cloudq.worker.batches import Batch, Batches, deliveries_of
 from cloudq.worker.cores import default_concurrency
 from cloudq.worker.credit import AHEAD, Credit, Lane
+from cloudq.worker.demand import Demand
 from cloudq.worker.disposal import Disposal
 from cloudq.worker.feeding import Feeding
 from cloudq.worker.groups import Groups
@@ -124,6 +125,7 @@ class Worker:
         self.credit = Credit(self.places(self.concurrency), self.queue_order, ahead=ahead)
         self.steering = Steering(self)
         self.adjust = self.steering.adjust
+        self.demand = Demand(self)
         self.adjust.spec = self._spec()
         if isinstance(self.pool, Remote):
             self.pool.answer_to(self)
@@ -476,6 +478,7 @@ class Worker:
                     "polls": s.polls,
                     "polls_replaced": s.replaced,
                     "held": s.lane.held,
+                    "waited": s.waits.longest(),
                 }
                 for s in self.sources
             },

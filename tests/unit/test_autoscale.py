@@ -1,5 +1,6 @@
 """Autoscaling: when a worker grows and when it shrinks, on a clock that stands still."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,9 @@ class Scene:
 
     def __init__(self, size: int) -> None:
         self.now = 0.0
+        #: What its queues hold for it; None: they cannot be asked.
+        self.left: float | None = None
+        self.asked = 0
         self.lane = SimpleNamespace(hungry=0)
         self.worker: Any = SimpleNamespace(
             app=SimpleNamespace(hooks=Hooks()),
@@ -25,7 +29,12 @@ class Scene:
             sources=[SimpleNamespace(lane=self.lane)],
             stopping=False,
             adjust=SimpleNamespace(resize=self._resize),
+            demand=SimpleNamespace(left=self._left),
         )
+
+    def _left(self) -> float | None:
+        self.asked += 1
+        return self.left
 
     def _resize(self, by: int) -> int:
         self.worker.concurrency += by
@@ -56,7 +65,69 @@ def test_busy_but_with_nothing_waiting_it_stays() -> None:
     assert scene.scaler(10, 2).look() == 4
 
 
-def test_without_prefetching_a_poll_that_wants_a_place_is_the_sign() -> None:
+def test_it_grows_only_while_messages_wait_in_its_queues_and_no_more_than_those_need() -> None:
+    scene = Scene(4)
+    scaler = scene.scaler(20, 1)
+    scene.lane.hungry = 1  # as a poll always is when every place is taken
+    sizes = []
+    for left in (0.0, 0.4, 100.0, 100.0, 2.0, 0.0):
+        scene.left = left
+        scene.hold(scene.worker.concurrency)
+        sizes.append(scaler.look())
+
+    assert sizes == [4, 5, 7, 10, 12, 12]
+
+
+def test_queues_are_asked_only_when_their_answer_changes_something() -> None:
+    scene = Scene(4)
+    scaler = scene.scaler(4, 2)
+    scene.lane.hungry = 1
+    scene.left = 50.0
+    scene.hold(4)
+    for _ in range(3):
+        assert scaler.look() == 4  # at its largest
+    scene.now = 20.0
+    scene.hold(0)
+    scene.left = 0.0
+    assert scaler.look() == 4  # places in use lately are kept for a while
+    assert scene.asked == 0
+    scene.now = 62.0
+    assert scaler.look() == 2
+    assert scene.asked == 1
+    for _ in range(9):
+        assert scaler.look() == 2  # idle, at its smallest
+    assert scene.asked == 1
+
+
+def test_it_does_not_shrink_while_a_backlog_waits() -> None:
+    scene = Scene(8)
+    scaler = scene.scaler(8, 1)
+    scene.now = 60.0
+    scene.hold(1)
+    scene.left = 30.0
+    assert scaler.look() == 8
+    scene.left = 0.0
+    assert scaler.look() == 1
+
+
+def test_a_queue_that_swings_moves_no_places_to_and_fro() -> None:
+    """Bursts with empty moments between them, for ten minutes: it grows once and stays."""
+    scene = Scene(1)
+    scaler = scene.scaler(8, 1)
+    scene.lane.hungry = 1
+    sizes = []
+    for second in range(600):
+        scene.now = float(second)
+        busy = second % 20 < 12
+        scene.left = 40.0 if busy else 0.0
+        scene.hold(scene.worker.concurrency if busy else 0)
+        sizes.append(scaler.look())
+
+    changes = [(before, after) for before, after in pairwise(sizes) if before != after]
+    assert changes == [(2, 3), (3, 4), (4, 6), (6, 8)]
+
+
+def test_without_an_answer_of_the_queues_a_poll_that_wants_a_place_is_the_sign() -> None:
     scene = Scene(4)
     scaler = scene.scaler(20, 1)
     sizes = []

@@ -25,9 +25,11 @@ def app(clock: ManualClock) -> Iterator[CloudQ]:
     with CloudQ("bench", broker="memory://", backend="memory://", clock=clock) as app:
         now = clock.time()
         running = ({"id": "t-1", "name": "slow", "queue": "a", "since": now - 5.0},)
+        gone = {"id": "t-2", "name": "gone", "queue": "a", "since": now - 700.0}
+        ended = {"id": "t-0", "name": "boom", "queue": "a", "since": now - 600.0}
         for name, queues, more in (
             ("w1", ("a", "b"), {"running": running, "stats": {"active": 1, "acked": 7}}),
-            ("w2", ("a",), {"at": now - 500.0}),
+            ("w2", ("a",), {"at": now - 500.0, "running": (*running, gone, ended)}),
         ):
             fields: dict[str, Any] = {"at": now, **more}
             app.control.roster.beat(
@@ -56,10 +58,14 @@ def test_one_look_sees_everything(app: CloudQ) -> None:
     assert (queues["a"].ready, queues["a"].workers, queues["a"].backlog_per_worker) == (3, 1, 3.0)
     assert (queues["b"].delayed, queues["c"].paused, queues["cloudq"].workers) == (1, True, 0)
     assert queue_rows(view)[0][:3] == ("a", "", 3)
+    assert [each.oldest for each in view.queues] == [0.0, 0.0, 0.0, 0.0]
+    assert queue_rows(view)[0][-1] == "0 s"
     assert [row[:2] for row in worker_rows(view)] == [("w1", "online"), ("w2", "LOST")]
-    assert [row[:4] for row in task_rows(view)] == [
-        ("t-1", "slow", "STARTED", "5.0"),
-        ("t-0", "boom", "FAILURE", "0.250"),
+    # w2 vanished: t-1 runs elsewhere by now, t-0 has ended, t-2 nobody has
+    assert [row[:5] for row in task_rows(view)] == [
+        ("t-2", "gone", "LOST", "700.0", "w2"),
+        ("t-1", "slow", "STARTED", "5.0", "w1"),
+        ("t-0", "boom", "FAILURE", "0.250", "w1"),
     ]
 
 
@@ -75,6 +81,7 @@ def test_a_queue_that_cannot_be_asked_says_so(app: CloudQ, monkeypatch: pytest.M
     view = looking_at(app)()
     assert [each.error for each in view.queues] == ["throttled", None, None, None]
     assert queue_rows(view)[0][2] == "?"
+    assert queue_rows(view)[0][-1] == ""
 
 
 async def test_the_screen_shows_it_and_pauses_a_queue(app: CloudQ) -> None:
@@ -91,9 +98,9 @@ async def test_the_screen_shows_it_and_pauses_a_queue(app: CloudQ) -> None:
         assert {name: table.row_count for name, table in tables.items()} == {
             "queues": 4,
             "workers": 2,
-            "tasks": 2,
+            "tasks": 3,
         }
-        assert str(tables["tasks"].get_row_at(1)[5]) == "ValueError('<b>no</b>')"
+        assert str(tables["tasks"].get_row_at(2)[5]) == "ValueError('<b>no</b>')"
         assert "1 workers, 1 tasks run" in screen.sub_title
 
         tables["queues"].move_cursor(row=1)

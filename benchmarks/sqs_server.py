@@ -132,13 +132,16 @@ def take(queue: Queue, limit: int, invisible: float) -> list[dict[str, Any]]:
     return found
 
 
-async def receive(params: dict[str, Any]) -> dict[str, Any]:
+async def receive(params: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
     queue = queue_of(params)
     limit = params.get("MaxNumberOfMessages") or 1
     invisible = params.get("VisibilityTimeout")
     invisible = queue.visibility if invisible is None else invisible
     deadline = time.monotonic() + (params.get("WaitTimeSeconds") or 0)
     while True:
+        if reader.at_eof():  # it has hung up: nothing may be handed to it, and its turn is another's
+            queue.wake()
+            raise ConnectionResetError
         found = take(queue, limit, invisible)
         rest = deadline - time.monotonic()
         if found or rest <= 0:
@@ -243,13 +246,13 @@ OPERATIONS = {
 }
 
 
-async def answer(operation: str, body: bytes) -> tuple[int, bytes]:
+async def answer(operation: str, body: bytes, reader: asyncio.StreamReader) -> tuple[int, bytes]:
     COUNTS[operation] += 1
     params = msgspec.json.decode(body) if body else {}
     if SETTINGS["latency"]:
         await asyncio.sleep(SETTINGS["latency"])
     if operation == "ReceiveMessage":
-        found = await receive(params)
+        found = await receive(params, reader)
         COUNTS["received"] += len(found.get("Messages", ()))
         return 200, msgspec.json.encode(found)
     try:
@@ -288,7 +291,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = await reader.readexactly(length) if length else b""
             status, data = (
-                (200, control(path, body)) if path.startswith("/_") else await answer(operation, body)
+                (200, control(path, body)) if path.startswith("/_") else await answer(operation, body, reader)
             )
             legacy = (
                 b""

@@ -28,7 +28,7 @@ from cloudq.results.handle import Results
 from cloudq.results.poller import Poller
 from cloudq.results.store import ResultStore
 from cloudq.security.encryption import Sealer
-from cloudq.security.keys import read_key_file
+from cloudq.security.keys import AES, Key, read_key, read_key_file
 from cloudq.security.kms import KmsKeys
 from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
@@ -129,6 +129,11 @@ def _keys(conf: Conf, kind: str) -> dict[str, Any]:
     if conf.security_key_file is None:
         return dict(given)
     return {**read_key_file(Path(conf.security_key_file).expanduser())[kind], **given}
+
+
+def encryption_keys(conf: Conf) -> list[Key]:
+    """What encrypts and decrypts, by settings and key file. Raises ImproperlyConfigured."""
+    return [read_key(name, given, AES) for name, given in _keys(conf, "encryption").items()]
 
 
 def sealer_of(conf: Conf, clock: Clock) -> Sealer | None:

@@ -48,7 +48,9 @@ _TABLE_CALL: Final = (
     "dynamodb:PutItem",
 )
 _TABLE_READ: Final = ("dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query")
+_TABLE_GET: Final = ("dynamodb:GetItem",)
 _OBJECTS_USE: Final = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+_OBJECTS_CALL: Final = ("s3:GetObject", "s3:PutObject")
 _SCHEDULES: Final = ("scheduler:CreateSchedule", "scheduler:DeleteSchedule", "scheduler:GetSchedule")
 _SCHEDULES_CALL: Final = ("scheduler:CreateSchedule", "scheduler:GetSchedule")
 _SCHEDULES_SYNC: Final = (
@@ -113,7 +115,7 @@ class TableRights:
             return []
         if role in _READERS:
             kms = [] if self.kms_key_arn is None else [allow(("kms:Decrypt",), self.kms_key_arn)]
-            return [allow(_TABLE_READ, self.arn), *kms]
+            return [allow(_TABLE_GET if role == "sync" else _TABLE_READ, self.arn), *kms]
         kms = [] if self.kms_key_arn is None else [allow(_KMS_USE, self.kms_key_arn)]
         return [allow(_TABLE_CALL if role == "api" else _TABLE_USE, self.arn), *kms]
 
@@ -132,8 +134,9 @@ class BucketRights:
             return []
         objects = f"{self.arn}/{self.prefix}/*" if self.prefix else f"{self.arn}/*"
         look = role in _READERS
+        uses = ("s3:GetObject",) if look else _OBJECTS_CALL if role == "api" else _OBJECTS_USE
         found = [
-            allow(("s3:GetObject",) if look else _OBJECTS_USE, objects),
+            allow(uses, objects),
             allow(("s3:ListBucket",), self.arn),
         ]
         if self.kms_key_arn is not None:
@@ -143,10 +146,12 @@ class BucketRights:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRights:
-    """A group of EventBridge schedules, and the role that schedules made there send with, by ARN."""
+    """A group of EventBridge schedules, the role that schedules made there send with, and the queue for what
+    they cannot send (None: it is lost), by ARN."""
 
     group_arn: str
     role_arn: str
+    dead_letter_arn: str | None = None
 
     def statements(self, role: str) -> list[Statement]:
         """What ``role`` does with it: delays that EventBridge keeps are made, looked at and deleted; the API
@@ -155,6 +160,8 @@ class ScheduleRights:
         ListSchedules is granted on all groups of the region: whatever group is asked for, EventBridge
         checks ``schedule/*/*`` (Service Authorization Reference: the action has no resource type).
         """
+        if role == "scheduler" and self.dead_letter_arn is not None:
+            return [allow(("sqs:SendMessage",), self.dead_letter_arn)]
         if role in ("scheduler", "dashboard", "redrive"):
             return []
         members = self.group_arn.replace(":schedule-group/", ":schedule/") + "/*"
@@ -171,7 +178,28 @@ class ScheduleRights:
         return [allow(_SCHEDULES_CALL if role == "api" else _SCHEDULES, members), passing]
 
 
-Rights = QueueRights | TableRights | BucketRights | ScheduleRights
+@dataclass(frozen=True, slots=True)
+class KeyRights:
+    """A KMS key that the app itself encrypts messages and results with (``security_encryption_keys``), by ARN."""
+
+    arn: str
+    reads: bool = True
+    writes: bool = True
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with it, for cloudq's own data keys alone (they say so in their context)."""
+        if role in _STORELESS:
+            return []
+        decrypts = ["kms:Decrypt"] if self.reads else []
+        makes = ["kms:GenerateDataKey"] if self.writes and role != "dashboard" else []
+        if not decrypts and not makes:
+            return []
+        found = allow([*decrypts, *makes], self.arn)
+        found["Condition"] = {"StringEquals": {"kms:EncryptionContext:purpose": "cloudq"}}
+        return [found]
+
+
+Rights = QueueRights | TableRights | BucketRights | ScheduleRights | KeyRights
 
 
 def policy(role: str, rights: Sequence[Rights]) -> Document:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloudq.app import CloudQ
+from cloudq.assembly import encryption_keys
 from cloudq.brokers.base import dead_letter_name
-from cloudq.deploy.iam import BucketRights, QueueRights, Rights, ScheduleRights, TableRights
+from cloudq.deploy.iam import BucketRights, KeyRights, QueueRights, Rights, ScheduleRights, TableRights
 from cloudq.errors import ImproperlyConfigured
+from cloudq.security.keys import KMS
 from cloudq.url import Url
 
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
@@ -89,10 +91,21 @@ def rights_of(
         raise ImproperlyConfigured(
             "which role do the schedules send with? Set scheduler_role_arn: syncing passes it to them"
         )
-    if (role == "sync" or app.conf.delay_tier == "scheduler") and app.conf.scheduler_role_arn:
+    keeps = role in ("sync", "scheduler") or app.conf.delay_tier == "scheduler"
+    if keeps and app.conf.scheduler_role_arn:
         region = place.region_of(broker)
         group = f"arn:{partition_of(region)}:scheduler:{region}:{place.account}:schedule-group/{app.conf.scheduler_group}"
-        rights.append(ScheduleRights(group, app.conf.scheduler_role_arn))
+        dead = app.conf.scheduler_dead_letter_arn
+        rights.append(ScheduleRights(group, app.conf.scheduler_role_arn, dead))
+    for key in encryption_keys(app.conf):
+        if key.algorithm != KMS:
+            continue
+        if key.arn.startswith("arn:") and ":key/" in key.arn:
+            rights.append(KeyRights(key.arn, key.reads, key.writes))
+        else:
+            elsewhere.append(
+                f"the encryption key {key.id!r} is {key.arn!r}: a policy needs its ARN (arn:aws:kms:...:key/...)"
+            )
     return rights, elsewhere
 
 

@@ -145,3 +145,44 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(cli, ["iam", "worker", "-b", BROKER, "--account", "12"])
     assert "twelve digits" in done.stderr
     assert CliRunner().invoke(cli, ["iam", "admin"]).exit_code == 2
+
+
+#: An app of its own for each call, by the environment.
+ORDERS = ("-Q", "orders", "-b", BROKER, "--result-backend", "disabled://")
+
+
+def test_the_apps_own_kms_keys_are_for_whoever_reads_or_writes_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {"k1": f"kms:{KEY}", "old": {"alg": "kms", "arn": KEY + "0", "use": "read"}, "own": "A" * 43 + "="}
+    monkeypatch.setenv("CLOUDQ_SECURITY_ENCRYPTION_KEYS", json.dumps(keys))
+
+    def grants(role: str) -> dict[str, list[str]]:
+        found = run(role, *ORDERS)["Statement"]
+        kms = [each for each in found if each["Action"][0].startswith("kms:")]
+        assert all(
+            each["Condition"]["StringEquals"] == {"kms:EncryptionContext:purpose": "cloudq"} for each in kms
+        )
+        return {each["Resource"][0]: each["Action"] for each in kms}
+
+    assert grants("worker") == {KEY: ["kms:Decrypt", "kms:GenerateDataKey"], KEY + "0": ["kms:Decrypt"]}
+    assert grants("dashboard") == {KEY: ["kms:Decrypt"], KEY + "0": ["kms:Decrypt"]}
+    assert grants("redrive") == grants("scheduler") == {}
+
+
+def test_a_kms_key_without_an_arn_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_SECURITY_ENCRYPTION_KEYS", '{"k1": "kms:alias/shop"}')
+    done = CliRunner().invoke(cli, ["iam", "worker", *ORDERS, "--account", "123456789012"])
+    assert done.exit_code == 0
+    assert "alias/shop" in done.stderr
+    assert "alias/shop" not in done.stdout
+
+
+def test_schedules_may_send_what_they_could_not_to_their_dead_letter_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead = "arn:aws:sqs:eu-west-1:123456789012:lost"
+    monkeypatch.setenv("CLOUDQ_SCHEDULER_ROLE_ARN", "arn:aws:iam::123456789012:role/shop-scheduler")
+    monkeypatch.setenv("CLOUDQ_SCHEDULER_DEAD_LETTER_ARN", dead)
+    assert dead in resources(run("scheduler", *ORDERS))
+    assert dead not in resources(run("sync", *ORDERS))

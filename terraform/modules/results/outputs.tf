@@ -4,22 +4,24 @@ locals {
   objects    = try("${local.bucket_arn}/${var.bucket.prefix}/*", null)
   kms        = var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = [var.kms_key_arn] }]
   kms_read   = var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] }]
-  users = { for role, looks_for_keys in { user = true, api = false } : role => concat(
+  # The API neither looks for keys nor removes anything large.
+  users = { for role, all in { user = true, api = false } : role => concat(
     [{
       Effect   = "Allow"
-      Action   = concat(["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem"], looks_for_keys ? ["dynamodb:Query"] : [])
+      Action   = concat(["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem"], all ? ["dynamodb:Query"] : [])
       Resource = [aws_dynamodb_table.this.arn]
     }],
     local.kms,
     var.bucket == null ? [] : [
-      { Effect = "Allow", Action = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], Resource = [local.objects] },
+      { Effect = "Allow", Action = concat(all ? ["s3:DeleteObject"] : [], ["s3:GetObject", "s3:PutObject"]), Resource = [local.objects] },
       { Effect = "Allow", Action = ["s3:ListBucket"], Resource = [local.bucket_arn] },
     ],
   ) }
-  reader = concat(
+  # Syncing schedules reads one document.
+  readers = { for role, all in { dashboard = true, sync = false } : role => concat(
     [{
       Effect   = "Allow"
-      Action   = ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"]
+      Action   = all ? ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"] : ["dynamodb:GetItem"]
       Resource = [aws_dynamodb_table.this.arn]
     }],
     local.kms_read,
@@ -27,7 +29,7 @@ locals {
       { Effect = "Allow", Action = ["s3:GetObject"], Resource = [local.objects] },
       { Effect = "Allow", Action = ["s3:ListBucket"], Resource = [local.bucket_arn] },
     ],
-  )
+  ) }
 }
 
 output "policies" {
@@ -36,9 +38,9 @@ output "policies" {
     publisher = local.users.user # groups, revocations and forget() are writes
     worker    = local.users.user
     lambda    = local.users.user
-    dashboard = local.reader
+    dashboard = local.readers.dashboard
     api       = local.users.api
-    sync      = local.reader # periodic tasks that were changed at run time
+    sync      = local.readers.sync # periodic tasks that were changed at run time
   } : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudq.app import CloudQ
+from cloudq.aws_lambda.events import md5_of
 from cloudq.brokers.base import Delivery
 
 
@@ -41,7 +42,7 @@ def record(delivery: Delivery, partition: str = "aws") -> dict[str, Any]:
         "messageAttributes": {
             name: {"stringValue": value, "dataType": "String"} for name, value in delivery.attributes.items()
         },
-        "md5OfBody": "",
+        "md5OfBody": md5_of(delivery.body),
         "eventSource": "aws:sqs",
         "eventSourceARN": f"arn:{partition}:sqs:us-east-1:123456789012:{delivery.queue}",
         "awsRegion": "us-east-1",

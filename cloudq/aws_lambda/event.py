@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import md5
 from typing import Any, Final
 
+from cloudq.aws_lambda.events import md5_of
 from cloudq.brokers.base import Delivery
 
 ACCOUNT: Final = "123456789012"
@@ -38,7 +38,7 @@ def record_of(delivery: Delivery) -> dict[str, Any]:
             name: {"stringValue": value, "stringListValues": [], "binaryListValues": [], "dataType": "String"}
             for name, value in delivery.attributes.items()
         },
-        "md5OfBody": md5(delivery.body.encode("utf-8", "replace"), usedforsecurity=False).hexdigest(),
+        "md5OfBody": md5_of(delivery.body),
         "eventSource": "aws:sqs",
         "eventSourceARN": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{delivery.queue}",
         "awsRegion": REGION,

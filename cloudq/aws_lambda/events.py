@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from hashlib import md5
+from typing import Any, Final
 
-from cloudq.brokers.base import Delivery
+from cloudq.brokers.base import Delivery, is_fifo
+
+#: As SQS writes it; whatever else stands there (``{{{md5_of_body}}}`` in templates) says nothing.
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,12 @@ class Unreadable:
 
 @dataclass(slots=True)
 class Parsed:
-    """A batch: deliveries in their order, and what could not be read."""
+    """A batch: deliveries in their order, what could not be read, and what is behind such a record in its
+    FIFO group, which must not overtake it."""
 
     deliveries: list[Delivery] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
+    behind: list[Delivery] = field(default_factory=list)
 
 
 def parse(event: Any, queue_of: Callable[[str], str], now: float, ends: float) -> Parsed:
@@ -48,20 +55,37 @@ def parse(event: Any, queue_of: Callable[[str], str], now: float, ends: float) -
         why = f"this is no batch of SQS messages but {what}: map an SQS queue to this function"
         parsed.unreadable.append(Unreadable(None, why))
         return parsed
+    blocked: set[tuple[str, str]] = set()
+    # what EventBridge Pipes hands over may have been transformed on its way
+    checked = isinstance(event, Mapping)
     for record in records:
-        found = _read(record, queue_of, now, ends)
-        if isinstance(found, Delivery):
-            parsed.deliveries.append(found)
-        else:
+        found = _read(record, queue_of, now, ends, checked)
+        line = _line(record)
+        if isinstance(found, Unreadable):
             parsed.unreadable.append(found)
+            if line is not None:
+                blocked.add(line)
+        else:
+            (parsed.behind if line in blocked else parsed.deliveries).append(found)
     return parsed
+
+
+def _line(record: Any) -> tuple[str, str] | None:
+    """The FIFO queue and group in which the record has its place, if it has one."""
+    if not isinstance(record, Mapping):
+        return None
+    arn = _text(record, "eventSourceARN", "eventSourceArn", "EventSourceARN")
+    group = _text(_mapping(record, "attributes", "Attributes"), "MessageGroupId")
+    return (arn, group) if arn is not None and group is not None and is_fifo(arn) else None
 
 
 def _some(event: Mapping[Any, Any]) -> str:
     return ", ".join(repr(name)[:40] for name in list(event)[:5]) or "nothing in it"
 
 
-def _read(record: Any, queue_of: Callable[[str], str], now: float, ends: float) -> Delivery | Unreadable:
+def _read(
+    record: Any, queue_of: Callable[[str], str], now: float, ends: float, checked: bool
+) -> Delivery | Unreadable:
     if not isinstance(record, Mapping):
         return Unreadable(None, f"a record is a {type(record).__name__}, not an object")
     message_id = _text(record, "messageId", "MessageId")
@@ -71,6 +95,9 @@ def _read(record: Any, queue_of: Callable[[str], str], now: float, ends: float) 
     body = _text(record, "body", "Body")
     if body is None:
         return Unreadable(message_id, "its body is no text")
+    if checked and not _is_whole(body, _text(record, "md5OfBody", "MD5OfBody")):
+        why = "its md5OfBody is that of another text: it was damaged on its way (leave it out of events made by hand)"
+        return Unreadable(message_id, why)
     arn = _text(record, "eventSourceARN", "eventSourceArn", "EventSourceARN")
     queue = queue_name(arn)
     if queue is None or arn is None:
@@ -99,6 +126,16 @@ def _read(record: Any, queue_of: Callable[[str], str], now: float, ends: float) 
         dedup_id=_text(system, "MessageDeduplicationId"),
         attributes=attributes,
     )
+
+
+def md5_of(body: str) -> str:
+    """What SQS says a body's MD5 is ("MD5OfMessageBody", Amazon SQS API Reference)."""
+    return md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+
+
+def _is_whole(body: str, given: str | None) -> bool:
+    """Is the body the one that SQS had? Yes where nothing says otherwise."""
+    return given is None or not _MD5.fullmatch(given) or md5_of(body) == given
 
 
 def queue_name(arn: str | None) -> str | None:

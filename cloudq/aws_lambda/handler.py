@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from cloudq.app import CloudQ
 from cloudq.aws_lambda import tracing
+from cloudq.aws_lambda.aside import aside
 from cloudq.aws_lambda.batch import Batch
 from cloudq.aws_lambda.budget import Budget
 from cloudq.aws_lambda.durations import Durations
@@ -38,6 +38,8 @@ logger = logging.getLogger("cloudq.lambda")
 Response = dict[str, list[dict[str, str]]]
 #: An empty identifier makes Lambda give the whole batch back (same page of the guide).
 WHOLE_BATCH: Final = ""
+#: Seconds that a batch waits at most to learn which of its messages were begun before.
+_LONGEST_LOOK: Final = 5.0
 
 
 def make_handler(
@@ -76,7 +78,7 @@ class Handler:
         self._lifecycle.settler.holds = lambda delivery: delivery.receipt in self._live
         self._steering = Steering(app, self._lifecycle)
         self._suspects = Suspects(app.backend, app.clock)
-        parts = (Durations(), self._limit_of, self._suspects, app.claims)
+        parts = (Durations(), self._limit_of, self._suspects, self._steering, app.claims)
         self._runner = LambdaRunner(self._lifecycle, lambda: app.broker, *parts)
         self._pools = Pools(self._runner, concurrency, async_concurrency)
         self._returns = Returns(lambda: app.broker)
@@ -102,29 +104,53 @@ class Handler:
     def _handle(self, event: Any, context: Any) -> Response:
         budget = Budget.of(context)
         self._lifecycle.hurry_by(self.app.clock.monotonic() + budget.answer_at - budget.started)
-        now = time.time()
+        now = self.app.clock.time()
         parsed = parse(event, self._queue_of, now, now + budget.seconds)
         for each in parsed.unreadable:
             _complain(each)
         jobs = [self._job(each, budget) for each in parsed.deliveries]
+        if any(each.item_id is None for each in parsed.unreadable):
+            for job in jobs:  # what is done is deleted now: the answer gives all of the batch back
+                job.ack_now = True
         if jobs:
             self._steering.look(budget)
-            begun = self._suspects.marked(parsed.deliveries)
-            for job in jobs:
-                job.begun_before = begun.get(job.delivery.message_id, 0)
-        late = Batch(jobs, self._pools, self._runner, budget, self._live).run()
+            self._look_for_suspects(jobs, budget)
+        late = Batch(jobs, self._pools, self._runner, self._steering, budget, self._live).run()
         if late:
             self._pools.renew()
+        jobs += [self._behind(each, budget) for each in parsed.behind]
         back = [(job.delivery, job.todo.delay) for job in jobs if isinstance(job.todo, Release)]
+        failed = _failed(parsed, jobs)
         self._returns.give_back(back, budget.answer_at)
-        self._telemetry.report(jobs, getattr(context, "aws_request_id", None))
-        tracing.flush(budget.ends_at - 0.1 * (budget.ends_at - budget.soft_at))
-        return _response(_failed(parsed, jobs))
+        try:
+            self._telemetry.report(jobs, getattr(context, "aws_request_id", None))
+            tracing.flush(budget.ends_at - 0.1 * (budget.ends_at - budget.soft_at))
+        except Exception:  # what is done is done, whether or not it can be told
+            logger.exception("the log lines of this batch could not be written")
+        return _response(failed)
+
+    def _look_for_suspects(self, jobs: list[Job], budget: Budget) -> None:
+        again = [job for job in jobs if job.delivery.receive_count > 1]
+        if not again:
+            return
+        found = aside(
+            "looking for messages that were begun before",
+            lambda: self._suspects.marked(job.delivery for job in again),
+            min(_LONGEST_LOOK, 0.25 * budget.left()),
+        )
+        for job in again:
+            job.begun_before = (found or {}).get(job.delivery.message_id, 0)
 
     def _job(self, delivery: Delivery, budget: Budget) -> Job:
         peeked = peek(delivery.body, delivery.message_id)
         task: Task[..., Any] | None = self.app.tasks.get(peeked.task)
         return Job(delivery, peeked, budget, on_loop=task is not None and task.is_async)
+
+    def _behind(self, delivery: Delivery, budget: Budget) -> Job:
+        """Not run: a record before it in its group could not be read."""
+        job = self._job(delivery, budget)
+        job.go_back("a record of its group could not be read and comes again before it")
+        return job
 
     def _limit_of(self, name: str) -> float | None:
         """A task's own limit, seconds: how long it may take at worst."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cloudq.aws_lambda.budget import Budget
 from cloudq.aws_lambda.clipped import Clipped
 from cloudq.brokers.base import Delivery
-from cloudq.runtime.verdict import Verdict
+from cloudq.runtime.verdict import Release, Verdict
 from cloudq.serializers.peek import Peek
 
 
@@ -42,6 +42,12 @@ class Job:
     def start(self) -> None:
         """The lifecycle begins."""
         self.began = time.monotonic()
+
+    def go_back(self, why: str) -> None:
+        """It is not run and goes back to the queue at once."""
+        self.verdict = self.todo = Release(0.0)
+        self.unstarted = why
+        self.ended = time.monotonic()
 
     @property
     def seconds(self) -> float | None:

@@ -66,6 +66,11 @@ class Pools:
         """Run the job as soon as a place is free."""
         (self._open_loop() if job.on_loop else self.open_threads()).submit(job, done)
 
+    def cancel(self, job: Job) -> bool:
+        """Stop a job that runs, as ``Steerable.cancel`` does; was it reached?"""
+        pool = self._loop if job.on_loop else self._threads
+        return pool is not None and pool.cancel(job, running=True)
+
     def renew(self) -> None:
         """Begin the next invocation with new pools: something in these will not end."""
         old = [pool for pool in (self._threads, self._loop) if pool is not None]

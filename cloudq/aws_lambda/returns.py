@@ -7,11 +7,11 @@ So what goes wrong here (no permission, no time) costs delay, never a message.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
+from cloudq.aws_lambda.aside import aside
 from cloudq.brokers.base import Broker, Delivery
 from cloudq.errors import AccessDenied, CloudQError
 
@@ -33,16 +33,15 @@ class Returns:
         left = until - time.monotonic()
         if not waits or left < _LEAST or self._refused:
             return
-        # a network call cannot be cut short, but the answer must not wait for it
-        helper = threading.Thread(target=self._all, args=(waits,), name="cloudq-returns", daemon=True)
-        helper.start()
-        helper.join(left)
+        aside("giving messages back", lambda: self._all(waits, until), left)
 
-    def _all(self, waits: list[tuple[Delivery, float]]) -> None:
+    def _all(self, waits: list[tuple[Delivery, float]], until: float) -> None:
         groups: dict[tuple[str, float], list[Delivery]] = {}
         for delivery, wait in waits:
             groups.setdefault((delivery.queue, wait), []).append(delivery)
         for (queue, wait), deliveries in groups.items():
+            if time.monotonic() > until:  # thawed after the answer: these may be somebody else's by now
+                return
             try:
                 broker = self._broker()
                 refused = broker.release(deliveries, min(wait, broker.capabilities.max_invisible))

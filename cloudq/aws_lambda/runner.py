@@ -9,6 +9,7 @@ from typing import Final
 from cloudq.aws_lambda.clipped import Clipped
 from cloudq.aws_lambda.durations import Durations
 from cloudq.aws_lambda.job import Job
+from cloudq.aws_lambda.steering import Steering
 from cloudq.aws_lambda.suspects import Suspects
 from cloudq.brokers.base import Broker
 from cloudq.brokers.claimcheck import ClaimCheck, ref_of
@@ -36,9 +37,11 @@ class LambdaRunner:
         durations: Durations,
         limit_of: Callable[[str], float | None],
         suspects: Suspects,
+        steering: Steering,
         claims: ClaimCheck | None = None,
     ) -> None:
         """``limit_of`` gives a task's own time limit, seconds."""
+        self.steering = steering
         self._claims = claims
         self._suspects = suspects
         self._lifecycle = lifecycle
@@ -46,8 +49,14 @@ class LambdaRunner:
         self._durations = durations
         self._limit_of = limit_of
 
+    @property
+    def knows_who_began(self) -> bool:
+        """Is it on record which messages were begun before?"""
+        return self._suspects.known
+
     def run(self, job: Job, watch: Watch) -> Verdict:
         """The whole way, in this thread."""
+        self.steering.look(job.budget)
         if not self._may_start(job):
             return self._unstarted(job)
         self._suspects.mark(job.delivery, job.begun_before)
@@ -59,6 +68,8 @@ class LambdaRunner:
         """The whole way, on this event loop."""
         from cloudq import aio
 
+        if self.steering.pause <= 0:
+            await aio.to_thread(self.steering.look, job.budget)
         if not self._may_start(job):
             return self._unstarted(job)
         await aio.to_thread(self._suspects.mark, job.delivery, job.begun_before)
@@ -141,6 +152,9 @@ class LambdaRunner:
             refused = self._broker().ack([job.delivery])
         except CloudQError as error:
             logger.warning("message %s could not be deleted early: %s", job.delivery.message_id, error)
+            return
+        except Exception:
+            logger.exception("message %s could not be deleted early", job.delivery.message_id)
             return
         if self._claims is not None and not refused:
             self._claims.forget([job.delivery.body])

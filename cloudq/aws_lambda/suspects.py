@@ -32,6 +32,11 @@ class Suspects:
         self._backend = backend
         self._clock = clock
 
+    @property
+    def known(self) -> bool:
+        """Is it on record who was begun?"""
+        return self._backend is not None
+
     def marked(self, deliveries: Iterable[Delivery]) -> dict[str, int]:
         """Message id to how often it was begun before, for those that were."""
         keys = {_key(each): each.message_id for each in deliveries if each.receive_count > 1}

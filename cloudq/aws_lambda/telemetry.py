@@ -58,7 +58,7 @@ class Telemetry:
         if outcome is not None:
             line["Duration"] = round(1000 * outcome.runtime, 3)
             if outcome.error is not None:
-                line["error"] = f"{type(outcome.error).__name__}: {outcome.error}"[:1000]
+                line["error"] = f"{type(outcome.error).__name__}: {_text(outcome.error)}"[:1000]
         if isinstance(job.todo, Release) and job.unstarted is None:
             line["returns_in"] = job.todo.delay
         if isinstance(job.verdict, Bury):
@@ -82,6 +82,14 @@ class Telemetry:
                 {"Namespace": NAMESPACE, "Dimensions": [["queue"], ["queue", "task"]], "Metrics": metrics}
             ],
         }
+
+
+def _text(error: BaseException) -> str:
+    """Its message. Never raises, whatever the error's own ``__str__`` does."""
+    try:
+        return str(error)
+    except Exception as other:  # noqa: BLE001  somebody else's __str__
+        return f"<its __str__ raised {type(other).__name__}>"
 
 
 def _outcome(job: Job) -> str:

@@ -36,6 +36,8 @@ REDRIVES: Final = "cloudq-redrives"
 _ROOM: Final = 10
 #: Seconds that a dead letter is held while it is looked at.
 _HOLD: Final = 60.0
+#: Seconds between two looks at whether to stop, in a pause.
+_GLANCE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class DeadLetters:
                 self._forget(letter)
             progress(letter)
             if rate:
-                time.sleep(1.0 / rate)
+                _pause(1.0 / rate, stop)
 
         return self._each(chosen, limit, act, stop)
 
@@ -202,13 +204,13 @@ class DeadLetters:
         count = 0
         try:
             for delivery in self._receive():
+                if stop():  # asked first: what does not fit takes its time, too
+                    spared.append(delivery)
+                    break
                 letter = self._read(delivery)
                 if not chosen.fits(letter, time.time()):
                     spared.append(delivery)
                     continue
-                if stop():
-                    spared.append(delivery)
-                    break
                 try:
                     act(letter)
                 except BaseException:
@@ -285,6 +287,13 @@ class DeadLetters:
             return text
         head = {"v": 1, "id": letter.task_id, "task": _peek_task(text)[0]}
         return msgspec.json.encode({**head, "ref": self._claims.store(text).plain()}).decode()
+
+
+def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+    """Sleep, but no longer than it takes ``stop`` to say so."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stop():
+        time.sleep(min(left, _GLANCE))
 
 
 def _redrives(delivery: Delivery) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cloudq import CloudQ
 from cloudq.aws_lambda import make_handler
-from cloudq.aws_lambda.events import Parsed, parse, queue_name
+from cloudq.aws_lambda.events import Parsed, md5_of, parse, queue_name
 
 BODY = '{"task": "t", "args": [1]}'
 
@@ -38,7 +38,7 @@ def a_record(**changes: Any) -> dict[str, Any]:
             },
             "raw": {"binaryValue": "aGVsbG8=", "dataType": "Binary"},
         },
-        "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
+        "md5OfBody": md5_of(changes["body"] if isinstance(changes.get("body"), str) else BODY),
         "eventSource": "aws:sqs",
         "eventSourceARN": "arn:aws:sqs:us-east-2:123456789012:my-queue-2",
         "awsRegion": "us-east-2",
@@ -166,6 +166,52 @@ def test_a_record_that_is_no_message_is_reported_by_its_id(change: dict[str, Any
     [bad] = found.unreadable
     assert bad.item_id == a_record()["messageId"]
     assert why in bad.why
+
+
+def test_the_digest_is_the_one_that_sqs_gives() -> None:
+    # of the example event in "Using Lambda with Amazon SQS", Lambda Developer Guide
+    assert md5_of("Test message.") == "e4e68fb7bd0e697a0ae8f1bb342846b3"
+    assert md5_of("schön") == "088c4e6cb8f58a83cb0e76d27dd896ce"
+
+
+def test_a_body_that_was_damaged_on_its_way_comes_again() -> None:
+    found = read({"Records": [a_record(md5OfBody=md5_of("another text")), a_record(messageId="2")]})
+
+    [bad] = found.unreadable
+    assert bad.item_id == a_record()["messageId"]
+    assert "damaged on its way" in bad.why
+    assert [each.message_id for each in found.deliveries] == ["2"]
+
+
+@pytest.mark.parametrize("digest", [None, "", "{{{md5_of_body}}}", 5])
+def test_where_no_digest_is_given_none_is_checked(digest: Any) -> None:
+    assert len(read({"Records": [a_record(md5OfBody=digest)]}).deliveries) == 1
+
+
+def test_what_pipes_may_have_transformed_is_not_checked() -> None:
+    assert len(read([a_record(md5OfBody=md5_of("as it was before"))]).deliveries) == 1
+
+
+def test_nothing_overtakes_a_record_of_its_fifo_group_that_cannot_be_read() -> None:
+    def ordered(message_id: str, group: str, **changes: Any) -> dict[str, Any]:
+        system = {**a_record()["attributes"], "MessageGroupId": group}
+        arn = "arn:aws:sqs:us-east-2:123456789012:orders.fifo"
+        return a_record(messageId=message_id, attributes=system, eventSourceARN=arn, **changes)
+
+    found = read(
+        {
+            "Records": [
+                ordered("a1", "a"),
+                ordered("a2", "a", body=""),
+                ordered("b1", "b"),
+                ordered("a3", "a"),
+                a_record(messageId="s1"),
+            ]
+        }
+    )
+    assert [each.message_id for each in found.deliveries] == ["a1", "b1", "s1"]
+    assert [each.item_id for each in found.unreadable] == ["a2"]
+    assert [each.message_id for each in found.behind] == ["a3"]
 
 
 @pytest.mark.parametrize(

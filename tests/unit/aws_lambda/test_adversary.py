@@ -1,0 +1,405 @@
+"""What could go wrong around the tasks of a batch, and must not cost the batch: services that hang, pieces that
+fail, logs that cannot be written, orders that come while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from esm import Context, Mapping, record
+
+from cloudq import CloudQ
+from cloudq.aws_lambda import Handler, make_handler
+from cloudq.aws_lambda.batch import in_phases
+from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.job import Job
+from cloudq.aws_lambda.returns import Returns
+from cloudq.aws_lambda.suspects import Suspects
+from cloudq.brokers.base import Delivery, Message, Refused
+from cloudq.control.deadletters import DeadLetters, Filter
+from cloudq.control.revocations import Revocations
+from cloudq.pools.threads import ThreadsPool
+from cloudq.serializers.peek import Peek
+
+#: Longest that anything here hangs, seconds: what waits for it has failed.
+HANGS = 10.0
+
+
+@pytest.fixture
+def app() -> Iterator[CloudQ]:
+    with CloudQ(
+        "adversary", broker="memory://", backend="memory://", worker_lost_wait=0.0, control_interval=0.001
+    ) as app:
+        yield app
+
+
+@pytest.fixture
+def start(app: CloudQ) -> Iterator[Callable[..., Mapping]]:
+    handlers: list[Handler] = []
+
+    def make(*queues: str, concurrency: int = 1) -> Mapping:
+        handlers.append(make_handler(app, concurrency=concurrency))
+        return Mapping(app, handlers[-1], *queues)
+
+    yield make
+    for each in handlers:
+        each.close()
+
+
+@pytest.fixture
+def hang() -> Iterator[tuple[Callable[..., None], threading.Event]]:
+    """Something that hangs until the test is over, and whether it came to its end."""
+    over, through = threading.Event(), threading.Event()
+
+    def hangs(*_: Any, **__: Any) -> None:
+        over.wait(HANGS)
+        through.set()
+
+    yield hangs, through
+    over.set()
+
+
+# --- after the tasks --------------------------------------------------------------------------------------
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_error_that_cannot_be_told_costs_no_batch(
+    app: CloudQ, start: Callable[..., Mapping], capsys: pytest.CaptureFixture[str]
+) -> None:
+    @app.task
+    def fail() -> None:
+        raise Mute
+
+    sent = fail.delay()
+    assert start().once() == []
+    assert sent.state == "FAILURE"
+    [line] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["error"] == "Mute: <its __str__ raised RuntimeError>"
+
+
+def test_a_log_that_cannot_be_written_costs_no_batch(
+    app: CloudQ, start: Callable[..., Mapping], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    sent = add.delay(1)
+    mapping = start()
+    closed = types.SimpleNamespace(write=lambda _: 1 / 0, flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", closed)
+    assert mapping.once() == []
+    assert sent.get(timeout=1) == 1
+
+
+def test_an_exporter_that_hangs_does_not_hold_up_the_answer(
+    app: CloudQ,
+    start: Callable[..., Mapping],
+    monkeypatch: pytest.MonkeyPatch,
+    hang: tuple[Callable[..., None], threading.Event],
+) -> None:
+    hangs, through = hang
+    provider = types.SimpleNamespace(force_flush=hangs)
+    fake = types.SimpleNamespace(get_tracer_provider=lambda: provider)
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", fake)  # type: ignore[arg-type]
+
+    assert start().handler({"Records": []}, Context(0.5)) == {"batchItemFailures": []}
+    assert not through.is_set()
+
+
+def test_what_is_given_back_after_the_answer_may_be_somebody_elses(app: CloudQ) -> None:
+    given_back: list[Any] = []
+    broker = types.SimpleNamespace(release=given_back.append, capabilities=app.broker.capabilities)
+    app.broker.send("cloudq", [Message("{}")])
+    [delivery] = app.broker.receive("cloudq", 1, 0.0, 60.0)
+
+    Returns(lambda: broker)._all([(delivery, 0.0)], until=time.monotonic() - 1)  # type: ignore[arg-type,return-value]
+    assert given_back == []
+
+
+# --- before and between them ------------------------------------------------------------------------------
+
+
+def test_a_board_that_hangs_holds_up_no_task(
+    app: CloudQ,
+    start: Callable[..., Mapping],
+    monkeypatch: pytest.MonkeyPatch,
+    hang: tuple[Callable[..., None], threading.Event],
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    hangs, through = hang
+    monkeypatch.setattr(Revocations, "look", hangs)
+    sent = add.delay(1)
+    assert start().once(seconds=3.0) == []
+    assert not through.is_set()
+    assert sent.get(timeout=1) == 1
+
+
+def test_marks_that_cannot_be_read_in_time_hold_up_no_task(
+    app: CloudQ,
+    start: Callable[..., Mapping],
+    monkeypatch: pytest.MonkeyPatch,
+    hang: tuple[Callable[..., None], threading.Event],
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    hangs, through = hang
+    monkeypatch.setattr(Suspects, "marked", hangs)
+    sent = add.delay(1)
+    app.broker.release(app.broker.receive("cloudq", 1, 0.0, 60.0))
+    assert start().once(seconds=3.0) == []
+    assert not through.is_set()
+    assert sent.get(timeout=1) == 1
+
+
+def test_what_cannot_be_started_goes_back_and_the_others_run(
+    app: CloudQ, start: Callable[..., Mapping], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    plain = ThreadsPool.submit
+    calls = iter(range(10))
+
+    def submit(self: ThreadsPool, job: Any, done: Any) -> None:
+        if next(calls) == 1:
+            raise RuntimeError("can't start new thread")
+        plain(self, job, done)
+
+    monkeypatch.setattr(ThreadsPool, "submit", submit)
+    sent = [add.delay(n) for n in range(3)]
+    assert len(start(concurrency=2).once()) == 1
+    assert [each.ready() for each in sent] == [True, False, True]
+    assert app.broker.depth("cloudq").visible == 1
+
+
+def redelivered(app: CloudQ) -> dict[str, Any]:
+    """What is queued, received before, as an event."""
+    app.broker.release(app.broker.receive("cloudq", 10, 0.0, 60.0))
+    return {"Records": [record(each) for each in app.broker.receive("cloudq", 10, 0.0, 60.0)]}
+
+
+@pytest.mark.parametrize("how", ["in part", "with an error"])
+def test_a_deletion_that_fails_is_left_to_lambda(
+    app: CloudQ, start: Callable[..., Mapping], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    def ack(deliveries: Any) -> list[Refused]:
+        if how == "with an error":
+            raise RuntimeError("nobody expected this")
+        return [Refused(each, "InternalError", "try again", lost=False) for each in deliveries]
+
+    mapping = start()
+    sent = [add.delay(n) for n in range(3)]
+    event = redelivered(app)
+    monkeypatch.setattr(app.broker, "ack", ack)
+    assert mapping.handler(event, Context()) == {"batchItemFailures": []}
+    assert [each.get(timeout=1) for each in sent] == [0, 1, 2]
+
+
+def test_what_is_done_is_deleted_when_the_answer_can_only_fail_the_whole_batch(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    sent = add.delay(1)
+    event = {"Records": [*(record(each) for each in app.broker.receive("cloudq", 10, 0.0, 60.0)), {}]}
+    assert start().handler(event, Context()) == {"batchItemFailures": [{"itemIdentifier": ""}]}
+    assert sent.get(timeout=1) == 1
+    assert app.broker.depth("cloudq").total == 0
+
+
+def test_nothing_of_a_fifo_group_overtakes_a_record_that_was_damaged(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    ran: list[str] = []
+
+    @app.task(queue="orders.fifo")
+    def step(name: str) -> None:
+        ran.append(name)
+
+    for name in ("a1", "a2", "b1", "a3"):
+        step.apply_async((name,), group_id=name[0])
+    records = [record(each) for each in app.broker.receive("orders.fifo", 10, 0.0, 60.0)]
+    [damaged] = [each for each in records if '"a2"' in each["body"]]
+    damaged["body"] += " "
+    answer = start().handler({"Records": records}, Context())
+
+    assert sorted(ran) == ["a1", "b1"]
+    behind = [each["messageId"] for each in records if '"a2"' in each["body"] or '"a3"' in each["body"]]
+    assert {each["itemIdentifier"] for each in answer["batchItemFailures"]} == set(behind)
+
+
+# --- orders that come while a batch runs ------------------------------------------------------------------
+
+
+def test_a_task_that_is_revoked_while_another_of_its_batch_runs_is_not_run(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    ran: list[int] = []
+
+    @app.task
+    def one(n: int) -> None:
+        ran.append(n)
+        if n == 0:
+            app.control.revoke(second.id)
+            time.sleep(0.01)  # until the next look is due
+
+    one.delay(0)
+    second = one.delay(1)
+    assert start().once() == []
+    assert ran == [0]
+    assert second.state == "REVOKED"
+
+
+@pytest.mark.parametrize("looped", [False, True], ids=["in a thread", "on the loop"])
+def test_a_running_task_that_is_revoked_with_terminate_is_stopped(
+    app: CloudQ, start: Callable[..., Mapping], looped: bool
+) -> None:
+    running = threading.Event()
+
+    @app.task
+    def endless() -> None:
+        running.set()
+        while True:
+            time.sleep(0.01)
+
+    @app.task
+    async def aendless() -> None:
+        running.set()
+        await asyncio.sleep(1000)
+
+    sent = (aendless if looped else endless).delay()
+
+    def revoke() -> None:
+        running.wait(HANGS)
+        app.control.revoke(sent.id, terminate=True)
+
+    helper = threading.Thread(target=revoke)
+    helper.start()
+    assert start().once(seconds=60.0) == []
+    helper.join()
+    assert sent.state == "REVOKED"
+
+
+def test_a_running_task_that_is_revoked_without_terminate_is_left_alone(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    ended: list[str] = []
+
+    @app.task(bind=True)
+    def own(self: Any) -> None:
+        app.control.revoke(self.request.id)
+        time.sleep(0.1)  # many looks
+        ended.append(self.request.id)
+
+    sent = own.delay()
+    assert start().once() == []
+    assert ended == [sent.id]
+
+
+# --- whose turn it is -------------------------------------------------------------------------------------
+
+
+def jobs(**counts: int) -> list[Job]:
+    return [
+        Job(
+            Delivery("q", name, "{}", f"r-{name}", count, *[0.0] * 4),
+            Peek("t", name),
+            Budget(60.0),
+            on_loop=False,
+        )
+        for name, count in counts.items()
+    ]
+
+
+def names(phases: Any) -> list[list[str]]:
+    return [[line[0].delivery.message_id for line in phase] for phase in phases]
+
+
+def test_who_has_only_waited_is_first_so_that_nobody_waits_until_the_redrive_limit() -> None:
+    batch = jobs(fresh=1, again=2, third=3, fourth=4, begun=5)
+    batch[-1].begun_before = 1
+
+    assert names(in_phases(batch, known=True)) == [["fourth", "third", "fresh"], ["again"], ["begun"]]
+
+
+def test_where_nothing_tells_who_was_begun_what_comes_again_is_after_the_others() -> None:
+    first, second = names(in_phases(jobs(fresh=1, third=3, again=2)))
+    assert first == ["fresh"]
+    assert sorted(second) == ["again", "third"]
+
+
+def test_a_message_that_found_no_time_twice_is_run_before_newer_ones(
+    app: CloudQ, start: Callable[..., Mapping]
+) -> None:
+    ran: list[str] = []
+
+    @app.task(soft_time_limit=40)
+    def long() -> None:
+        ran.append("old")
+
+    @app.task(soft_time_limit=40)
+    def other() -> None:
+        ran.append("new")
+
+    long.delay()
+    for _ in range(2):
+        app.broker.release(app.broker.receive("cloudq", 10, 0.0, 60.0))
+    other.delay()
+    failed = start().once(seconds=35.0)  # less than its limit: only what the invocation begins with may run
+
+    assert ran == ["old"]
+    assert len(failed) == 1
+
+
+# --- redriving --------------------------------------------------------------------------------------------
+
+
+def test_redriving_stops_in_time_even_where_nothing_is_to_be_sent_back(app: CloudQ) -> None:
+    app.broker.send("cloudq", [Message("{}") for _ in range(5)])
+    for each in app.broker.receive("cloudq", 10, 0.0, 60.0):
+        app.broker.bury(each, "rejected")
+    asked: list[None] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 2
+
+    assert DeadLetters(app.broker, "cloudq", wait=0.0).redrive(Filter(reason="other"), stop=stop) == 0
+    assert len(asked) == 3
+    assert app.broker.depth("cloudq-dlq").visible == 5
+
+
+def test_a_slow_rate_does_not_outlast_the_function(app: CloudQ) -> None:
+    app.broker.send("cloudq", [Message("{}") for _ in range(2)])
+    for each in app.broker.receive("cloudq", 10, 0.0, 60.0):
+        app.broker.bury(each, "rejected")
+    sent: list[Any] = []
+    letters = DeadLetters(app.broker, "cloudq", wait=0.0)
+
+    count = letters.redrive(rate=0.001, progress=sent.append, stop=lambda: bool(sent))
+    assert count == 1
+    assert app.broker.depth("cloudq-dlq").visible == 1

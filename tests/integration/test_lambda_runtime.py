@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,10 +109,8 @@ def test_cold_and_warm_in_one_process(function: Function) -> None:
 def test_a_task_that_outlives_the_invocation_is_given_back_before_lambda_kills(function: Function) -> None:
     send = function.app.send_task
     long, quick = send("shop.sleep", (60,)), [send("shop.add", (n, 1)) for n in range(4)]
-    begun = time.time()
-    failed = function.once(seconds=4.0)
+    failed = function.once(seconds=4.0)  # or it would have been killed
 
-    assert time.time() - begun < 4.5
     assert len(failed) == 1
     assert [each.get(timeout=1) for each in quick] == [1, 2, 3, 4]
     assert function.runtime.starts == 1

@@ -60,7 +60,16 @@ audit: $(STAMP) ## Look for unsafe code, and for known holes in what is installe
 	$(BIN)/bandit -q -c pyproject.toml -r cloudq handlers
 	$(BIN)/python .ci/audit.py
 
+.venv-bench/.installed: requirements/bench.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r requirements/bench.txt
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+bench: .venv-bench/.installed ## Run cloudq, bare loops, Celery, Dramatiq and taskiq side by side; ARGS="--tasks 5000 --only cloudq,http"
+	.venv-bench/bin/python -m benchmarks.field --json field.json --plot field.png $(ARGS)
+
 check: lint types architecture audit ## All checks that are not tests
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-ministack .venv-checkov tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-bench .venv-ministack .venv-checkov tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,117 @@
+"""Sending and consuming no-op tasks: CPU of the process that does it, calls, tasks a second."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from benchmarks.field import process
+from benchmarks.field.contestants.roster import Contestant
+from benchmarks.field.figures import Figures, difference
+from benchmarks.field.ground import Ground, Publisher
+from benchmarks.field.sizes import Sizes
+
+#: Seconds of latency that the slow measure adds to each call.
+SLOW = 0.010
+
+
+def measure(ground: Ground, contestant: Contestant, sizes: Sizes, figures: Figures) -> None:
+    """One round: publish singly and in bulk, consume it, consume with slow calls, latency, memory."""
+    queue = ground.new_queue(contestant)
+    with ground.publisher(contestant, queue) as publisher:
+        sent = _publish(ground, contestant, publisher, sizes, figures)
+        ground.allow(queue, sizes.warm_up)
+        with ground.worker(contestant, queue) as worker:
+            done = consume(ground, contestant, queue, worker, sent, sizes.warm_up, figures, "consume")
+            done = _slow(ground, contestant, publisher, queue, done, sizes, figures)
+            _latency(ground, contestant, publisher, queue, done, sizes, figures)
+            for kind, megabytes in process.memory(process.tree(worker)).items():
+                figures.add(contestant.key, kind, megabytes)
+
+
+def _publish(
+    ground: Ground, contestant: Contestant, publisher: Publisher, sizes: Sizes, figures: Figures
+) -> int:
+    """Fill the queue; how many tasks are in it then."""
+    publisher.do("single", count=sizes.warm_up)
+    sent = sizes.warm_up
+    tasks = sizes.tasks(contestant)
+    for order, key, count in (("single", "publish", sizes.singles(contestant)), ("bulk", "bulk", tasks)):
+        before = ground.counts(contestant, "publisher")
+        spent = publisher.do(order, count=count)["cpu"]
+        figures.add(contestant.key, key, spent / count * 1e6)
+        calls = difference(ground.counts(contestant, "publisher"), before)
+        figures.count(contestant.key, key, calls, count)
+        sent += count
+    return sent
+
+
+def consume(
+    ground: Ground,
+    contestant: Contestant,
+    queue: str,
+    worker: int,
+    sent: int,
+    warm_up: int,
+    figures: Figures,
+    key: str,
+) -> int:
+    """CPU and calls per task from the end of the warm-up until the queue is empty.
+
+    The queue was allowed to give away the warm-up's messages and no more.
+    """
+    first = ground.until_deleted(contestant, queue, warm_up)
+    pids = process.tree(worker)
+    calls = ground.counts(contestant, "worker")
+    before, began = process.cpu_seconds(pids), time.perf_counter()
+    ground.allow(queue, None)
+    done = ground.until_deleted(contestant, queue, sent)
+    spent, took = process.cpu_seconds(pids) - before, time.perf_counter() - began
+    tasks = done - first
+    figures.add(contestant.key, key, spent / tasks * 1e6)
+    if key == "consume":
+        figures.add(contestant.key, "rate", tasks / took)
+    figures.count(contestant.key, key, difference(ground.counts(contestant, "worker"), calls), tasks)
+    return done
+
+
+def _slow(
+    ground: Ground,
+    contestant: Contestant,
+    publisher: Publisher,
+    queue: str,
+    done: int,
+    sizes: Sizes,
+    figures: Figures,
+) -> int:
+    """Tasks a second when each call takes 10 ms longer, from a full queue."""
+    count = sizes.slow_tasks(contestant)
+    ground.allow(queue, 0)
+    publisher.do("bulk", count=count)
+    ground.set_latency(SLOW)
+    try:
+        began = time.perf_counter()
+        ground.allow(queue, None)
+        done = ground.until_deleted(contestant, queue, done + count)
+        figures.add(contestant.key, "slow_rate", count / (time.perf_counter() - began))
+    finally:
+        ground.set_latency(0.0)
+    return done
+
+
+def _latency(
+    ground: Ground,
+    contestant: Contestant,
+    publisher: Publisher,
+    queue: str,
+    done: int,
+    sizes: Sizes,
+    figures: Figures,
+) -> None:
+    """Milliseconds from the call that sends a task to its first line, on an idle worker."""
+    for number in range(1, sizes.stamps + 1):
+        publisher.do("stamp")
+        done = ground.until_deleted(contestant, queue, done + 1)
+        time.sleep(0.002 * (number % 5))  # not in step with anything that polls
+    lines = ground.stamps(queue).read_text().split()
+    figures.add(contestant.key, "latency", statistics.median(float(line) for line in lines[3:]) * 1e3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.field import money
 from benchmarks.field.figures import BY_KEY, MEASURES, Figures, total
@@ -110,7 +110,18 @@ def surroundings(figures: Figures) -> str:
         f"Measured {about['date']} in {about['seconds']:,} s: {about['rounds']} rounds in turns, {about['tasks']:,} "
         f"tasks a round for the fastest, {about['concurrency']} threads a worker, Python {about['python']}, "
         f"{about['cores']} cores. Load of the machine (processes that want to run, average of a minute) before: "
-        f"{about['load_before']}, after: {about['load_after']}; the benchmark itself keeps up to two busy. {versions}."
+        f"{about['load_before']}, after: {about['load_after']}; the benchmark itself keeps up to two busy. "
+        f"{_busy(about)}{versions}."
+    )
+
+
+def _busy(about: dict[str, Any]) -> str:
+    """A warning, when others kept the machine busy."""
+    if about["load_before"] <= about["cores"] / 2:
+        return ""
+    return (
+        "**The machine was busy with other work**: CPU times are inflated (caches, switches), rates and latencies "
+        "by the clock say little; trust the ratios of CPU and the counted calls. "
     )
 
 

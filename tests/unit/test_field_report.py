@@ -110,6 +110,15 @@ def test_the_page_says_what_was_measured_and_where() -> None:
     assert "before: 0.3, after: 2.1" in text
 
 
+def test_a_busy_machine_is_admitted() -> None:
+    figures = some_figures()
+    assert "busy with other work" not in report.whole(figures)
+
+    figures.about["load_before"] = 9.0
+
+    assert "**The machine was busy with other work**" in report.whole(figures)
+
+
 def test_what_got_stuck_is_said() -> None:
     figures = some_figures()
     figures.troubles.append("Celery has done 3 of 10 after 60 s")

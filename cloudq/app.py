@@ -466,7 +466,7 @@ class CloudQ(Watched, Workflows):
     def _open_store(self) -> ResultStore | None:
         from cloudq import assembly
 
-        return assembly.store_of(self.backend, self.codec, self.conf, self.clock)
+        return assembly.store_of(self.backend, self.codec, self.conf, self.clock, self.tasks)
 
     def _make_codec(self) -> Codec:
         from cloudq import assembly

@@ -7,7 +7,9 @@ when a process first publishes, waits or works (see ``benchmarks/import_time.py`
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +25,7 @@ from cloudq.errors import ImproperlyConfigured
 from cloudq.hooks import Hooks
 from cloudq.producer import Producer
 from cloudq.registry import Registry
-from cloudq.results import push
+from cloudq.results import failure, push
 from cloudq.results.handle import Results
 from cloudq.results.poller import Poller
 from cloudq.results.store import ResultStore
@@ -161,11 +163,27 @@ def sealed(backend: ResultBackend | None, conf: Conf, clock: Clock) -> ResultBac
     return SealedBackend(backend, sealer=sealer, ring=ring, required=conf.security_required, clock=clock)
 
 
-def store_of(backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clock) -> ResultStore | None:
+def store_of(
+    backend: ResultBackend | None, codec: Codec, conf: Conf, clock: Clock, tasks: Registry
+) -> ResultStore | None:
     """Task records on the backend."""
     if backend is None:
         return None
-    return ResultStore(backend, codec.pack, codec.unpack, expires=conf.result_expires, clock=clock)
+    accept = failure.only_of(partial(accepted_exceptions, conf, tasks))
+    return ResultStore(
+        backend, codec.pack, codec.unpack, expires=conf.result_expires, clock=clock, accept=accept
+    )
+
+
+def accepted_exceptions(conf: Conf, tasks: Registry) -> Iterable[str]:
+    """Of which modules and packages exceptions in results are rebuilt (setting ``result_exceptions``)."""
+    named: list[str] | None = conf.result_exceptions
+    if named is not None:
+        return named
+    if not conf.security_required:
+        return ("*",)
+    own = (str(tasks[name].__module__).partition(".")[0] for name in tasks)
+    return {"cloudq", *sys.stdlib_module_names, *own}
 
 
 def poller_of(store: ResultStore, broker: Callable[[], Broker], conf: Conf) -> Poller:

@@ -150,6 +150,7 @@ class Settings:
 
     # results
     result_expires: float | None = _setting(86400.0, "How long results are kept; None: for ever.", "seconds")
+    result_exceptions: list[str] | None = _setting(None, "Modules whose exceptions results rebuild.")
     result_push: bool = _setting(
         False, "Finished tasks are announced through `result_push_queue`, so that waiting needs few reads."
     )
@@ -278,9 +279,7 @@ class Settings:
         "Which dead letters `handlers.redrive` sends back, like `[{'queue': 'orders', 'older_than': '15m'}]`.",
     )
     api_tasks: list[str] = _setting([], "Tasks that the HTTP API sends, by name or glob; none by default.")
-    api_auth: str | None = _setting(
-        None, "Who may call the HTTP API: `iam` (AWS checks) or `hmac` (`api_keys`)."
-    )
+    api_auth: str | None = _setting(None, "Who may call the HTTP API: `iam` (AWS checks) or `hmac`.")
     api_keys: dict[str, str] = _setting({}, "Secrets of the HTTP API's callers, by key id.")
     api_max_body: int = _setting(262_144, "Longest request body of the HTTP API.", "bytes")
     api_rate_limit: str | None = _setting("10/s", "Requests that each caller of the HTTP API may make.")

@@ -1,18 +1,21 @@
 """Exceptions as data, and back.
 
-A class is looked up only in modules this process has already imported: reading a result never
-imports code because a document says so. What cannot be rebuilt becomes a RemoteError.
+A class is looked up only in modules this process has already imported, among those that are accepted,
+and only where its definition stands: reading a result never imports code because a document says so, nor
+asks a module for a name that it would import on demand. What is not rebuilt becomes a RemoteError.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloudq.errors import MessageError, RemoteError, SerializationError
 
 Pack = Callable[[Any], Any]
+#: Are exceptions of this module rebuilt?
+Accept = Callable[[str], bool]
 
 #: Causes that are kept of a chain of ``raise ... from ...``.
 _CAUSES: Final = 8
@@ -50,16 +53,30 @@ def _write_parts(plain: dict[str, Any], error: BaseException, pack: Pack) -> Non
             pass  # an open file or a response; the exception itself is worth having without it
 
 
-def from_plain(plain: Mapping[str, Any], unpack: Pack) -> BaseException:
+def anywhere(module: str) -> bool:
+    """Exceptions of every module that is imported here are rebuilt."""
+    return True
+
+
+def only_of(names: Callable[[], Iterable[str]]) -> Accept:
+    """Exceptions of these modules and packages are rebuilt: names as they are imported, ``*`` for all."""
+
+    def accept(module: str) -> bool:
+        return any(each == "*" or module == each or module.startswith(f"{each}.") for each in names())
+
+    return accept
+
+
+def from_plain(plain: Mapping[str, Any], unpack: Pack, accept: Accept = anywhere) -> BaseException:
     """The exception again, or a RemoteError that carries its type and message."""
     name, module = str(plain.get("type", "Exception")), str(plain.get("module", ""))
     message = str(plain.get("message", ""))
-    error = _rebuilt(_class(module, name), plain, message, unpack)
+    error = _rebuilt(_class(module, name) if accept(module) else None, plain, message, unpack)
     if error is None:
         error = RemoteError(f"{module}.{name}" if module else name, message)
     cause = plain.get("cause")
     if isinstance(cause, Mapping):
-        error.__cause__ = from_plain(cause, unpack)
+        error.__cause__ = from_plain(cause, unpack, accept)
     return error
 
 
@@ -73,10 +90,12 @@ def stand_in(error: BaseException, longest: int) -> RemoteError:
 
 
 def _class(module: str, name: str) -> type[BaseException] | None:
+    # vars: getattr would run a module's __getattr__, which may import (concurrent.futures does, and cloudq)
     kind: Any = sys.modules.get(module)
     for part in name.split("."):
-        kind = getattr(kind, part, None)
-    return kind if isinstance(kind, type) and issubclass(kind, Exception | SystemExit) else None
+        kind = getattr(kind, "__dict__", {}).get(part)
+    known = isinstance(kind, type) and issubclass(kind, Exception | SystemExit) and kind.__module__ == module
+    return kind if known else None
 
 
 def _rebuilt(

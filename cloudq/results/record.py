@@ -114,7 +114,9 @@ def dump(record: Record, pack: Callable[[Any], Any]) -> bytes:
     return _encode({**record.extra, **document})
 
 
-def load(data: bytes, unpack: Callable[[Any], Any], key: str) -> Record:
+def load(
+    data: bytes, unpack: Callable[[Any], Any], key: str, accept: failure.Accept = failure.anywhere
+) -> Record:
     """Read a document. Raises CorruptRecord naming ``key``."""
     try:
         document = _decode(data)
@@ -128,12 +130,12 @@ def load(data: bytes, unpack: Callable[[Any], Any], key: str) -> Record:
             f"the record {key} has format {version!r}; this release reads up to {RECORD_VERSION}: upgrade cloudq here"
         )
     try:
-        return _build(document, unpack)
+        return _build(document, unpack, accept)
     except (MessageError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptRecord(f"the record {key} cannot be read: {error}") from error
 
 
-def _build(document: dict[str, Any], unpack: Callable[[Any], Any]) -> Record:
+def _build(document: dict[str, Any], unpack: Callable[[Any], Any], accept: failure.Accept) -> Record:
     fields: dict[str, Any] = {name: document.pop(name) for name in _PLAIN if name in document}
     for name, value in fields.items():
         if not isinstance(value, _PLAIN[name]):
@@ -142,7 +144,7 @@ def _build(document: dict[str, Any], unpack: Callable[[Any], Any]) -> Record:
     if not isinstance(task_id, str) or not isinstance(children, list):
         raise TypeError("$.id is no text" if not isinstance(task_id, str) else "$.children is no array")
     if "error" in document:
-        fields["result"] = failure.from_plain(document.pop("error"), unpack)
+        fields["result"] = failure.from_plain(document.pop("error"), unpack, accept)
     elif "result" in document:
         fields["result"] = unpack(document.pop("result"))
     if "arguments" in document:

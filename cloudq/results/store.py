@@ -14,7 +14,7 @@ from cloudq import states
 from cloudq.backends.base import ABSENT, Condition, Entry, Matches, ResultBackend, Version
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import Conflict, CorruptRecord, OperationalError
-from cloudq.results import membership
+from cloudq.results import failure, membership
 from cloudq.results import record as documents
 from cloudq.results.record import Record
 
@@ -35,7 +35,7 @@ class ResultStore:
     """Reads and writes records. ``expires`` is seconds that a record is kept, or None.
 
     ``pack(value, serializer)`` makes a value JSON-able, None being the usual serializer;
-    ``unpack`` is its opposite.
+    ``unpack`` is its opposite. ``accept`` says of which modules exceptions are rebuilt.
     """
 
     def __init__(
@@ -46,8 +46,10 @@ class ResultStore:
         *,
         expires: float | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        accept: failure.Accept = failure.anywhere,
     ) -> None:
         self.backend = backend
+        self.accept = accept
         self._pack = pack
         self._unpack = unpack
         self._expires = expires
@@ -134,7 +136,7 @@ class ResultStore:
 
     def from_document(self, data: bytes, where: str) -> Record:
         """Read such a document. Raises CorruptRecord naming ``where``."""
-        return documents.load(data, self._unpack, where)
+        return documents.load(data, self._unpack, where, self.accept)
 
     def rewrite(self, record: Record) -> None:
         """Write a record over whatever is there, even a final one: a person wants it to happen again."""
@@ -196,4 +198,4 @@ class ResultStore:
         )
 
     def _load(self, entry: Entry, key: str) -> Record:
-        return documents.load(entry.value, self._unpack, f"{key} in {self.backend.url}")
+        return documents.load(entry.value, self._unpack, f"{key} in {self.backend.url}", self.accept)

@@ -74,7 +74,8 @@ class Gatherer:
         record = self._store.read(str(failed_id)) if self._store is not None else None
         error = record.result if record is not None else None
         if "error" in said:
-            error = failure.from_plain(said["error"], lambda value: value)
+            accept = failure.anywhere if self._store is None else self._store.accept
+            error = failure.from_plain(said["error"], lambda value: value, accept)
         request = Request(
             id=str(failed_id),
             task=said.get("task"),

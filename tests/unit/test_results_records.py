@@ -1,6 +1,8 @@
 """Records: exceptions there and back, serializers, documents that cannot be read, sizes."""
 
+import json
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -173,6 +175,68 @@ def test_a_module_is_never_imported_for_a_document() -> None:
     assert "antigravity" not in sys.modules
     failure.from_plain({"type": "X", "module": "antigravity", "message": "", "args": []}, CODEC.unpack)
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "imports"),
+    [
+        ("lazy_shop", "Lazy", "antigravity"),
+        ("lazy_shop", "Lazy.Inner", "antigravity"),
+    ],
+)
+def test_a_module_is_not_even_asked_for_a_name_that_it_would_import(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str, imports: str
+) -> None:
+    def lazily(name: str) -> Any:
+        raise AssertionError(f"asked for {name}")
+
+    shop: Any = types.ModuleType(module)
+    shop.__getattr__ = lazily
+    monkeypatch.setitem(sys.modules, module, shop)
+    plain = {"type": name, "module": module, "message": "m", "args": ["x"]}
+    assert isinstance(failure.from_plain(plain, CODEC.unpack), RemoteError)
+
+
+def test_a_nested_class_is_found_without_asking_anybody() -> None:
+    error = Nested.Inner("x")
+    assert type(round_trip(error)) is Nested.Inner
+
+
+def test_a_class_is_only_found_where_it_is_defined() -> None:
+    """Else an accepted module would stand for all that it imports."""
+    plain = {"type": "SerializationError", "module": __name__, "message": "m", "args": ["m", "$"]}
+    assert hasattr(sys.modules[__name__], "SerializationError")
+    assert isinstance(failure.from_plain(plain, CODEC.unpack), RemoteError)
+
+
+@pytest.mark.parametrize(
+    ("names", "module", "rebuilt"),
+    [
+        (["builtins"], "builtins", True),
+        (["json"], "json.decoder", True),
+        (["jso"], "json.decoder", False),
+        (["json.decoder.x"], "json.decoder", False),
+        (["*"], "json.decoder", True),
+        ([], "builtins", False),
+    ],
+)
+def test_exceptions_are_rebuilt_from_accepted_modules_alone(
+    names: list[str], module: str, rebuilt: bool
+) -> None:
+    error = ValueError("v") if module == "builtins" else json.JSONDecodeError("m", "doc", 0)
+    plain = failure.to_plain(error, CODEC.pack)
+    back = failure.from_plain(plain, CODEC.unpack, failure.only_of(lambda: names))
+    assert isinstance(back, type(error)) == rebuilt
+    assert str(error) in str(back)
+
+
+def test_a_cause_is_rebuilt_from_accepted_modules_alone_too() -> None:
+    error = ValueError("v")
+    error.__cause__ = json.JSONDecodeError("m", "doc", 0)
+    plain = failure.to_plain(error, CODEC.pack)
+    back = failure.from_plain(plain, CODEC.unpack, failure.only_of(lambda: ["builtins"]))
+    assert isinstance(back, ValueError)
+    assert isinstance(back.__cause__, RemoteError)
 
 
 def test_arguments_in_content_that_is_not_accepted_here_leave_a_stand_in() -> None:

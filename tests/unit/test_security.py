@@ -479,6 +479,52 @@ def test_a_key_file_that_others_may_read_is_refused(file: Path) -> None:
         read_key_file(file)
 
 
+# --- exceptions in results ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "module", "rebuilt"),
+    [
+        ({}, "msgspec", True),
+        ({"security_required": True, "security_keys": {"k": SECRET}}, "msgspec", False),
+        ({"security_required": True, "security_keys": {"k": SECRET}}, "json.decoder", True),
+        ({"security_required": True, "security_keys": {"k": SECRET}}, "cloudq.errors", True),
+        ({"security_required": True, "security_keys": {"k": SECRET}}, __name__, True),
+        ({"result_exceptions": ["json"]}, "msgspec", False),
+        ({"result_exceptions": ["json", "msgspec"], "security_required": True, "security_keys": {"k": SECRET}}, "msgspec", True),
+    ],
+)  # fmt: skip
+def test_where_messages_are_signed_exceptions_are_rebuilt_from_an_allow_list(
+    settings: dict[str, Any], module: str, rebuilt: bool
+) -> None:
+    import msgspec
+
+    from cloudq.errors import RemoteError
+
+    errors: dict[str, Exception] = {
+        "msgspec": msgspec.DecodeError("x"),
+        "json.decoder": json.JSONDecodeError("m", "d", 0),
+        "cloudq.errors": DecodeError("x"),
+        __name__: OurError("x"),
+    }
+    app = CloudQ("safe", broker="memory://", backend="memory://", **settings)
+
+    @app.task(name="fail")
+    def fail() -> None:
+        raise errors[module]
+
+    with sandbox(app) as box:
+        result = fail.delay()
+        box.drain()
+        found = app.AsyncResult(result.id).result
+    assert isinstance(found, type(errors[module])) == rebuilt
+    assert isinstance(found, RemoteError) != rebuilt
+
+
+class OurError(Exception):
+    """Of a module that tasks are declared in."""
+
+
 # --- what people may see -------------------------------------------------------------------------------------
 
 

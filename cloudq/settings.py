@@ -476,7 +476,7 @@ for _name in NAMES:  # a task's life reads a dozen of them
     setattr(Conf, _name, property(operator.attrgetter(f"_values.{_name}")))
 
 #: Environment variables of the command line and the handlers, which are no settings.
-TOOL_VARIABLES = frozenset({"CLOUDQ_APP", "CLOUDQ_DEBUG"})
+TOOL_VARIABLES = frozenset({"CLOUDQ_APP", "CLOUDQ_DASHBOARD_TOKEN", "CLOUDQ_DEBUG"})
 
 
 def _is_plain(value: Any) -> bool:

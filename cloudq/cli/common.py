@@ -19,7 +19,7 @@ from rich.table import Table
 from cloudq.app import CloudQ
 from cloudq.errors import CloudQError
 from cloudq.loader import load_app
-from cloudq.priorities import families
+from cloudq.monitoring.overview import declared_queues
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -51,8 +51,7 @@ def find_app(
 
 def queues_of(app: CloudQ) -> list[str]:
     """The queues that the app's tasks go to, as far as its declarations tell."""
-    named = {task.queue for task in (app.tasks[name] for name in app.tasks) if task.queue}
-    return families(app.conf.task_queue_priorities, sorted({app.conf.task_default_queue, *named}))
+    return declared_queues(app.tasks, app.conf)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from cloudq.cli.common import (
     print_json,
     print_table,
 )
-from cloudq.control.deadletters import parse_age
+from cloudq.control.deadletters import parse_moment
 from cloudq.monitoring.history import Entry
 
 #: States that a run can have ended in.
@@ -108,13 +107,6 @@ def _moment(option: str, text: str | None, now: float) -> float | None:
     if text is None:
         return None
     try:
-        return now - parse_age(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{option} is an age like 90, 15m, 2h or 3d, or a time like 2026-01-31T12:00; got {text!r}"
-        ) from None
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+        return parse_moment(text, now)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} is {error}") from None

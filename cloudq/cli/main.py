@@ -18,6 +18,7 @@ import cloudq
 from cloudq.cli import (
     beat,
     call,
+    dashboard,
     demo,
     dlq,
     doctor,
@@ -74,6 +75,7 @@ cli.command("status")(inspect.status)
 cli.command("events")(events.events)
 cli.command("history")(history.history)
 cli.command("top")(top.top)
+cli.command("dashboard")(dashboard.dashboard)
 cli.add_typer(inspect.inspect, name="inspect")
 cli.add_typer(inspect.control, name="control")
 cli.add_typer(queues.commands, name="queues")

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -348,6 +348,21 @@ def parse_age(text: str) -> float:
     if not found:
         raise ValueError(f"an age is a number with s, m, h or d, like 15m; got {text!r}")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def parse_moment(text: str, now: float) -> float:
+    """``2h`` is two hours before ``now``; else an ISO-8601 time, UTC unless it says otherwise. Raises ValueError."""
+    try:
+        return now - parse_age(text)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"an age like 90, 15m, 2h or 3d, or a time like 2026-01-31T12:00; got {text!r}"
+        ) from None
 
 
 def only(ids_given: Iterable[str]) -> frozenset[str]:

@@ -13,6 +13,9 @@ from cloudq.control.roster import WorkerInfo
 from cloudq.errors import OperationalError
 from cloudq.monitoring.history import Entry, History
 from cloudq.monitoring.scaling import headcount, oldest_of, waits_of
+from cloudq.priorities import families
+from cloudq.registry import Registry
+from cloudq.settings import Conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,12 @@ def overview(
         running=running_of(workers, now, ended={each.id for each in entries}),
         recent=entries,
     )
+
+
+def declared_queues(tasks: Registry, conf: Conf) -> list[str]:
+    """The queues that these tasks go to, as far as declarations tell, their priorities' siblings included."""
+    named = {task.queue for task in (tasks[name] for name in tasks) if task.queue}
+    return families(conf.task_queue_priorities, sorted({conf.task_default_queue, *named}))
 
 
 def look_at(

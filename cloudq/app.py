@@ -31,6 +31,7 @@ from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.hooks import Hooks
 from cloudq.opened import Opened
 from cloudq.options import CallOptions, TaskOptions
+from cloudq.outbox import Collecting
 from cloudq.registry import Registry
 from cloudq.results.handle import AsyncResult
 from cloudq.settings import Conf
@@ -63,7 +64,7 @@ Handle = AsyncResult[Any]
 _CHUNK = 1000
 
 
-class CloudQ(Watched, Workflows):
+class CloudQ(Watched, Workflows, Collecting):
     """An application: ``app = CloudQ("shop", broker="sqs://", backend="dynamodb://cloudq-results")``.
 
     ``broker`` and ``backend`` are URLs or ready-made instances; without them the settings, the
@@ -199,9 +200,11 @@ class CloudQ(Watched, Workflows):
         add_to_parent = options.pop("add_to_parent", True)
         if self.conf.task_always_eager:
             return self.apply_task(name, args, kwargs, **options)
-        [call], failures = self._publish([self.producer.prepare(name, args, kwargs, options)])
-        if failures:
-            raise failures[0]
+        call = self.producer.prepare(name, args, kwargs, options)
+        if not self._collected(call):
+            [call], failures = self._publish([call])
+            if failures:
+                raise failures[0]
         return self._result_of(call, add_to_parent)
 
     async def asend_task(
@@ -229,7 +232,9 @@ class CloudQ(Watched, Workflows):
             failures.update({len(results) + position: each for position, each in failed.items()})
             results.extend(self._result_of(call, options.get("add_to_parent", True)) for call in calls)
         if failures:
-            raise SendError(failures, {n: r.id for n, r in enumerate(results) if n not in failures})
+            ids = {n: each.id for n, each in enumerate(results)}
+            sent = {n: each for n, each in ids.items() if n not in failures}
+            raise SendError(failures, sent, {n: ids[n] for n in failures})
         return results
 
     def _publish(self, calls: list[Outgoing]) -> tuple[list[Outgoing], dict[int, Exception]]:

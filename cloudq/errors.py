@@ -124,21 +124,29 @@ class SendError(OperationalError):
     """Some messages of a batch were refused.
 
     ``failures`` maps the position of each refused message to its error; every other message
-    of the batch *was* sent. ``sent`` maps positions to broker message ids.
+    of the batch *was* sent. ``sent`` maps positions to broker message ids; ``tasks`` those of the refused
+    ones to task ids, where the sender knows them.
     """
 
-    def __init__(self, failures: Mapping[int, Exception], sent: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        failures: Mapping[int, Exception],
+        sent: Mapping[int, str] | None = None,
+        tasks: Mapping[int, str] | None = None,
+    ) -> None:
         self.failures = dict(failures)
         self.sent = dict(sent or {})
+        self.tasks = dict(tasks or {})
         first = next(iter(self.failures.items()), None)
         total = len(self.failures) + len(self.sent)
         text = f"{len(self.failures)} of {total} messages were not sent"
         if first is not None:
-            text += f"; first at position {first[0]}: {first[1]}"
+            task = f" (task {self.tasks[first[0]]})" if first[0] in self.tasks else ""
+            text += f"; first at position {first[0]}{task}: {first[1]}"
         super().__init__(text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.failures, self.sent)
+        return type(self), (self.failures, self.sent, self.tasks)
 
 
 # --- stores ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cloudq import ids
 from cloudq.brokers.base import Broker, Message, is_fifo, message_size
 from cloudq.brokers.claimcheck import ClaimCheck
+from cloudq.brokers.joined import JoinedSends
 from cloudq.canvas.plan import to_plain
 from cloudq.canvas.signature import as_list
 from cloudq.clock import SYSTEM_CLOCK, Clock
@@ -63,6 +64,8 @@ class Outgoing:
     quiet: bool = False
     #: Epoch seconds at which EventBridge Scheduler is to send it, instead of us now.
     at: float | None = None
+    #: The message's text, when it was written before it is sent: as the arguments were then.
+    text: str | None = None
 
 
 class Producer:
@@ -88,6 +91,7 @@ class Producer:
         self._routes: Any = None
         self._route = compile_routes(None)
         self._zone = zone_of(conf)
+        self._joined = JoinedSends(broker)
         self._shots: tuple[Broker, eventbridge.OneShots] | None = None
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
 
@@ -304,9 +308,7 @@ class Producer:
         most = self._limit()
         for position, call in enumerate(calls):
             limit = most if call.at is None else min(most, eventbridge.MAX_INPUT)
-            if not call.quiet and self._hooks.wants("before_publish"):
-                self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
-            texts.append(self._written(call))
+            texts.append(self._text(call) if call.text is None else call.text)
             messages.append(self._message(call, texts[-1]))
             if (size := self._size(call, messages[-1])) > limit:
                 self._check_size(call, size, limit)
@@ -320,6 +322,20 @@ class Producer:
                 else:
                     failures[position] = ref
         return messages
+
+    def written(self, call: Outgoing) -> Outgoing:
+        """The call, to be sent later as it is now. Raises SerializationError and MessageTooLarge."""
+        found = replace(call, text=self._text(call))
+        if self._claims is None and call.at is None:
+            assert found.text is not None
+            if (size := self._size(call, self._message(call, found.text))) > (limit := self._limit()):
+                self._check_size(call, size, limit)
+        return found
+
+    def _text(self, call: Outgoing) -> str:
+        if not call.quiet and self._hooks.wants("before_publish"):
+            self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
+        return self._written(call)
 
     def _size(self, call: Outgoing, message: Message) -> int:
         return message_size(message) if call.at is None else eventbridge.input_size(message.body)
@@ -416,7 +432,10 @@ class Producer:
         deadline = self._clock.monotonic() + (self._conf.task_publish_retry_timeout if retry else 0.0)
         for wait in backoff(0.1, 5.0):
             try:
-                found = broker.send(queue, [messages[position] for position in positions])
+                if len(positions) == 1 and self._conf.task_publish_joined:
+                    found = [self._joined.send(queue, messages[positions[0]])]
+                else:
+                    found = broker.send(queue, [messages[position] for position in positions])
             except SendError as error:
                 sent.update({positions[index]: message_id for index, message_id in error.sent.items()})
                 again = [positions[i] for i, e in error.failures.items() if isinstance(e, ServiceUnavailable)]

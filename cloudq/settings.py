@@ -107,6 +107,7 @@ class Settings:
     security_required: bool = _setting(False, "Bury messages that carry no valid signature.")
     task_publish_retry: bool = _setting(True, "Try again when the broker is unavailable while publishing.")
     task_publish_retry_timeout: float = _setting(10.0, "How long a publish keeps trying.", "seconds")
+    task_publish_joined: bool = _setting(True, "Calls made while another is being sent go out together.")
 
     # tasks
     task_acks_late: bool = _setting(

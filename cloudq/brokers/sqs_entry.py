@@ -133,27 +133,27 @@ def pack(sizes: Sequence[int], most: int, limit: int) -> Iterator[range]:
 def to_delivery(queue: str, raw: Mapping[str, Any], received_at: float, invisible: float) -> Delivery:
     """What ReceiveMessage handed over, received at ``received_at`` for ``invisible`` seconds."""
     system = raw.get("Attributes", {})
-    sent = float(system.get("SentTimestamp", received_at * 1000)) / 1000
-    first = float(system.get("ApproximateFirstReceiveTimestamp", received_at * 1000)) / 1000
+    more = raw.get("MessageAttributes")
+    # By position: keywords cost a third more, and every message comes by here.
     return Delivery(
-        queue=queue,
-        message_id=raw["MessageId"],
-        body=raw["Body"],
-        receipt=raw["ReceiptHandle"],
-        receive_count=int(system.get("ApproximateReceiveCount", 1)),
-        sent_at=sent,
-        first_received_at=first,
-        received_at=received_at,
-        invisible_until=received_at + invisible,
-        group_id=system.get("MessageGroupId"),
-        dedup_id=system.get("MessageDeduplicationId"),
-        attributes={
-            name: value["StringValue"]
-            for name, value in raw.get("MessageAttributes", {}).items()
-            # Binary attributes of other senders have no place in Delivery.
-            if "StringValue" in value
-        },
+        queue,
+        raw["MessageId"],
+        raw["Body"],
+        raw["ReceiptHandle"],
+        int(system.get("ApproximateReceiveCount", 1)),
+        float(system.get("SentTimestamp", received_at * 1000)) / 1000,
+        float(system.get("ApproximateFirstReceiveTimestamp", received_at * 1000)) / 1000,
+        received_at,
+        received_at + invisible,
+        system.get("MessageGroupId"),
+        system.get("MessageDeduplicationId"),
+        _texts(more) if more else {},
     )
+
+
+def _texts(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Binary attributes of other senders have no place in a Delivery."""
+    return {name: value["StringValue"] for name, value in attributes.items() if "StringValue" in value}
 
 
 def buried(delivery: Delivery, reason: str, detail: str, at: str, dedup_id: str, limit: int) -> Message:

@@ -100,7 +100,7 @@ class ThreadsPool:
     def active(self) -> list[Active]:
         """As Steerable.active."""
         running = [place.running for place in tuple(self._places)]
-        return [each for each in running if each is not None]
+        return [Active(each.job, each.since, self._pid) for each in running if each is not None]
 
     def cancel(self, job: Any, running: bool) -> bool:
         """As Steerable.cancel. Jobs that wait are not reached."""
@@ -195,7 +195,7 @@ class ThreadsPool:
             if self._stopping:
                 tell(done, Returned())
                 continue
-            place.running = Active(job, time.time(), self._pid)
+            place.running = _Running(job, time.time())
             watch.claim = claim = Claim(done)
             try:
                 end: End = guarded(runner, job, watch)
@@ -208,13 +208,23 @@ class ThreadsPool:
             del claim, end
 
 
+class _Running:
+    """The job that a thread has: since when."""
+
+    __slots__ = ("job", "since")
+
+    def __init__(self, job: Any, since: float) -> None:
+        self.job = job
+        self.since = since
+
+
 class _Place:
     """One thread of the pool and what it is doing."""
 
     def __init__(self, pool: ThreadsPool, number: int) -> None:
         self._pool = pool
         self.watch = ThreadWatch(pool._dog, lambda claim: pool._abandon(self, claim), pool._patience)
-        self.running: Active | None = None
+        self.running: _Running | None = None
         self.thread = threading.Thread(target=self._main, name=f"cloudq-threads-{number}", daemon=True)
 
     def _main(self) -> None:

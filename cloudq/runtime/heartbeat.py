@@ -78,15 +78,15 @@ class Leases:
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Hold these from now on."""
         ceiling = self._broker.capabilities.max_invisible
+        received = renew_at = -1.0  # what came together is renewed together
         with self._changed:
             for each in deliveries:
                 timeout = each.invisible_until - each.received_at
+                if each.received_at != received:
+                    received = each.received_at
+                    renew_at = self._next(received, timeout)
                 self._held[each.receipt] = Lease(
-                    each,
-                    timeout,
-                    each.invisible_until,
-                    self._next(each.received_at, timeout),
-                    each.received_at + ceiling,
+                    each, timeout, each.invisible_until, renew_at, received + ceiling
                 )
                 if timeout < self._shortest:
                     self._shortest = timeout
@@ -94,8 +94,7 @@ class Leases:
 
     def remove(self, delivery: Delivery) -> bool:
         """Stop renewing; False when the lease had been lost."""
-        with self._changed:
-            lease = self._held.pop(delivery.receipt, None)
+        lease = self._held.pop(delivery.receipt, None)  # in one step: it needs no lock
         return lease is not None and not lease.lost
 
     def ease(self, delivery: Delivery) -> None:
@@ -136,12 +135,9 @@ class Leases:
         now = self._clock.time()
         look = self._look_every()
         with self._changed:
-            due = [
-                lease
-                for lease in self._held.values()
-                if not (lease.lost or lease.busy) and lease.renew_at <= now + look
-            ]
-            late = [lease for lease in self._held.values() if lease.busy and now >= lease.expires]
+            held = list(self._held.values())
+            due = [lease for lease in held if not (lease.lost or lease.busy) and lease.renew_at <= now + look]
+            late = [lease for lease in held if lease.busy and now >= lease.expires]
             for lease in due:
                 lease.busy = True
         self._lose([lease for lease in late if not lease.lost], "its renewal got no answer in time")

@@ -21,6 +21,9 @@ PROMPT: Final = 0.25
 RECKONING: Final = 0.2
 #: Messages asked for beyond what can start, at the most: what a few polls in flight bring.
 AHEAD: Final = 120
+#: So long a poll waits for places that, at the present pace, will be free by then (seconds): a poll for ten
+#: costs what a poll for one does.
+GATHER: Final = 0.002
 
 
 class Ask:
@@ -48,6 +51,7 @@ class Pace:
         self._trip = 0.0
         self._since = now
         self._ahead = 0
+        self._rate = 0.0
         #: Messages done with since the last reckoning.
         self.done = 0
 
@@ -58,10 +62,15 @@ class Pace:
     def ahead(self, now: float) -> int:
         """Places beyond the limit, reckoned anew a few times a second."""
         elapsed = now - self._since
-        if self._most and elapsed >= RECKONING:
-            self._ahead = min(self._most, int(self.done / elapsed * self._trip * 2))
+        if elapsed >= RECKONING:
+            self._rate = self.done / elapsed
+            self._ahead = min(self._most, int(self._rate * self._trip * 2))
             self.done, self._since = 0, now
         return self._ahead
+
+    def soon(self) -> float:
+        """How many will be done within ``GATHER`` seconds."""
+        return self._rate * GATHER
 
 
 class Credit:
@@ -79,12 +88,16 @@ class Credit:
         order: str = "fair",
         monotonic: Callable[[], float] = time.monotonic,
         ahead: int = 0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._base = self._limit = limit
         self._pace = Pace(ahead, monotonic())
         self._strict = order == "strict"
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiters = 0
         self._closed = False
         self._turns = 0
         self._lanes: list[Lane] = []
@@ -146,6 +159,18 @@ class Credit:
         ends += [ask.until for each in self._lanes for ask in each.asks]
         return min((end - now for end in ends if end > now), default=math.inf)
 
+    def wait(self, seconds: float) -> None:
+        """Until something has changed, or so long."""
+        self._waiters += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._waiters -= 1
+
+    def gathers(self, room: int, most: int) -> bool:
+        """Will the places that a full poll lacks be free in a moment?"""
+        return room < most and room + self._pace.soon() >= most
+
     def next_turn(self) -> int:
         self._turns += 1
         return self._turns
@@ -177,22 +202,36 @@ class Lane:
         free; None after ``timeout`` seconds, or once closed. Every Ask must be answered."""
         credit = self._credit
         deadline = credit._monotonic() + timeout
-        with credit._changed:
+        gathered = False
+        with credit._lock:
             self.hungry += 1
             try:
                 while not credit._closed:
                     now = credit._monotonic()
                     room = credit.room(self, now)
                     if room > 0 and credit.has_turn(self, now):
-                        return self._grant(min(most, room), room > most, now)
+                        if gathered or not credit.gathers(room, most):
+                            return self._grant(min(most, room), room > most, now)
+                        gathered = True
+                        self._pause(GATHER)
+                        continue
                     rest = min(deadline - now, credit.next_change(now))
                     if deadline <= now:
                         return None
-                    credit._changed.wait(rest)
+                    credit.wait(rest)
                 return None
             finally:
                 self.hungry -= 1
-                credit._changed.notify_all()  # it may be another's turn now
+                if credit._waiters:
+                    credit._changed.notify_all()  # it may be another's turn now
+
+    def _pause(self, seconds: float) -> None:
+        """Let others have the lock for a moment."""
+        self._credit._lock.release()
+        try:
+            self._credit._sleep(seconds)
+        finally:
+            self._credit._lock.acquire()
 
     def answer(self, ask: Ask, got: int | None) -> None:
         """The poll brought ``got`` messages, or failed (None)."""
@@ -209,10 +248,12 @@ class Lane:
 
     def give(self, count: int = 1) -> None:
         """``count`` messages are done with."""
-        with self._credit._changed:
+        credit = self._credit
+        with credit._lock:
             self.held -= count
-            self._credit._pace.done += count
-            self._credit._changed.notify_all()
+            credit._pace.done += count
+            if credit._waiters:
+                credit._changed.notify_all()
 
     def take(self, count: int = 1) -> None:
         """``count`` messages that were given are held again."""

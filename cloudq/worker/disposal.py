@@ -7,10 +7,12 @@ acknowledgement but does not turn it into a second delivery.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 from typing import Final
 
 from cloudq.brokers.base import Broker, Delivery, Refused, is_fifo
@@ -43,12 +45,16 @@ class Disposal:
         #: Told the bodies of messages that are deleted for good: what they point to may go too.
         self._gone = gone
         self._leases = leases
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
-        #: Wakes those who acknowledge, one for one batch.
-        self._ripe = threading.Condition(lock)
-        #: queue -> (what is to be acknowledged, when the first of it came)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        #: Wakes who watches the acknowledgements that wait for company.
+        self._lingering = threading.Condition(self._lock)
+        #: queue -> (what is to be acknowledged, since when the first of it waits for company: inf, when it is ripe)
         self._acks: dict[str, tuple[list[Delivery], float]] = {}
+        #: Queues of which there is something to acknowledge now; None ends one of those who do.
+        self._ripe: SimpleQueue[str | None] = SimpleQueue()
+        #: Nobody looks at the clock for what waits: nothing does, or all of it is ripe.
+        self._unwatched = False
         #: Acknowledgements handed in and not through yet; and whom to tell of a place that is free then.
         self._waiting = 0
         self._owed: dict[str, Callable[[], None]] = {}
@@ -65,18 +71,19 @@ class Disposal:
     def start(self) -> None:
         """Begin. Several threads acknowledge, so that a slow line or a queue in trouble holds up nobody."""
         loops = [(self._ack_loop, f"cloudq-acks-{n}") for n in range(1, ACKERS + 1)]
-        for target, name in (*loops, (self._other_loop, "cloudq-returns")):
+        own = ((self._linger_loop, "cloudq-lingering"), (self._other_loop, "cloudq-returns"))
+        for target, name in (*loops, *own):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def apply(self, delivery: Delivery, verdict: Verdict, free: Callable[[], None] = lambda: None) -> None:
         """Have the verdict carried out; ``free`` is called when another message may take its place."""
-        if isinstance(verdict, Abandon) or (isinstance(verdict, Ack) and verdict.already):
-            self._leases.remove(delivery)
-        elif isinstance(verdict, Ack):
+        if isinstance(verdict, Ack) and not verdict.already:
             if self._queue_ack(delivery, free):
                 return
+        elif isinstance(verdict, Abandon | Ack):
+            self._leases.remove(delivery)
         else:
             with self._changed:
                 self._others.append((delivery, verdict))
@@ -85,25 +92,27 @@ class Disposal:
 
     def _queue_ack(self, delivery: Delivery, free: Callable[[], None]) -> bool:
         """True when its place stays taken until it is acknowledged."""
-        with self._changed:
-            waiting, _ = self._acks.get(delivery.queue) or self._acks.setdefault(
-                delivery.queue, ([], time.monotonic())
-            )
-            waiting.append(delivery)
-            if len(waiting) == 1 or len(waiting) % BATCH == 0:
-                self._ripe.notify()
-            crowded = self._waiting >= CROWD
-            if crowded:
-                self._owed[delivery.receipt] = free
+        queue = delivery.queue
+        with self._lock:
+            found = self._acks.get(queue)
+            if found is None:
+                found = self._acks[queue] = ([], time.monotonic())
+                self._watch()
+            found[0].append(delivery)
+            if len(found[0]) % BATCH == 0 or (is_fifo(queue) and len(found[0]) == 1):
+                self._ripe.put(queue)
             self._waiting += 1
-            return crowded
+            if self._waiting <= CROWD:
+                return False
+            self._owed[delivery.receipt] = free
+            return True
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything handed in so far is done; False when time ran out."""
         deadline = time.monotonic() + timeout
         with self._changed:
             self._urgent = True
-            self._ripe.notify_all()
+            self._lingering.notify()
             self._changed.notify_all()
             while self._acks or self._others or self._busy:
                 rest = deadline - time.monotonic()
@@ -116,7 +125,7 @@ class Disposal:
         """Stop the threads; what is not done stays undone and will be delivered again."""
         with self._changed:
             self._closed = True
-            self._ripe.notify_all()
+            self._lingering.notify()
             self._changed.notify_all()
         for each in self._threads:
             each.join(2.0)
@@ -124,8 +133,10 @@ class Disposal:
     # --- acknowledgements ---------------------------------------------------------------------
 
     def _ack_loop(self) -> None:
-        while (taken := self._next_acks()) is not None:
-            queue, deliveries = taken
+        while (queue := self._ripe.get()) is not None:
+            deliveries = self._taken(queue)
+            if not deliveries:
+                continue
             self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
             with self._changed:
                 self._busy -= 1
@@ -135,29 +146,45 @@ class Disposal:
             for free in freed:
                 free()
 
-    def _next_acks(self) -> tuple[str, list[Delivery]] | None:
-        """One queue's next batch, once it is full or has waited long enough; None at the end."""
-        with self._ripe:
-            while True:
-                now, pause = time.monotonic(), None
-                for queue, (waiting, since) in self._acks.items():
-                    rest = since + LINGER - now
-                    if rest <= 0 or len(waiting) >= BATCH or self._urgent or self._closed or is_fifo(queue):
-                        return queue, self._taken(queue, waiting, now)
-                    pause = rest if pause is None else min(pause, rest)
-                if self._closed:
-                    return None
-                self._ripe.wait(pause)
+    def _taken(self, queue: str) -> list[Delivery]:
+        """A batch of what waits; nothing, when another has come first."""
+        with self._lock:
+            waiting, _ = self._acks.pop(queue, ([], 0.0))
+            taken, left = waiting[:BATCH], waiting[BATCH:]
+            if taken:
+                self._busy += 1
+            if left:
+                ripe = len(left) >= BATCH or is_fifo(queue)
+                self._acks[queue] = (left, math.inf if ripe else time.monotonic())
+                if ripe:
+                    self._ripe.put(queue)
+                else:
+                    self._watch()
+            return taken
 
-    def _taken(self, queue: str, waiting: list[Delivery], now: float) -> list[Delivery]:
-        taken, left = waiting[:BATCH], waiting[BATCH:]
-        if left:
-            self._acks[queue] = (left, now)
-            self._ripe.notify()
-        else:
-            del self._acks[queue]
-        self._busy += 1
-        return taken
+    def _watch(self) -> None:
+        """Somebody has to look when the company's time is up. Under the lock."""
+        if self._unwatched:
+            self._unwatched = False
+            self._lingering.notify()
+
+    def _linger_loop(self) -> None:
+        """Have what waited for company long enough acknowledged; full batches need no watching."""
+        with self._lock:
+            while not self._closed:
+                now, rest = time.monotonic(), math.inf
+                for queue, (waiting, since) in self._acks.items():
+                    if since < math.inf and (self._urgent or since + LINGER <= now):
+                        self._acks[queue] = (waiting, math.inf)
+                        self._ripe.put(queue)
+                    else:
+                        rest = min(rest, since + LINGER - now)
+                self._unwatched = rest == math.inf
+                self._lingering.wait(None if self._unwatched else rest)
+            for queue in self._acks:
+                self._ripe.put(queue)
+            for _ in range(ACKERS):
+                self._ripe.put(None)
 
     def _ack(self, queue: str, deliveries: list[Delivery]) -> None:
         def once(batch: list[Delivery]) -> list[Refused]:

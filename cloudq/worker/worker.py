@@ -313,8 +313,9 @@ class Worker:
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         self.leases.add(deliveries)
+        wanted = self.adjust.takes(deliveries[0].queue)
         for delivery in deliveries:
-            if self._stopping or not self.adjust.takes(delivery.queue):
+            if self._stopping or not wanted:
                 self._dispose(delivery, Release(0.0))
             elif self._groups.admit(delivery):
                 self._submit(delivery)
@@ -344,11 +345,14 @@ class Worker:
         if self.pool_name == "solo":
             self._inbox.put(job)  # run() takes it: solo tasks run on the main thread
         else:
-            self.pool.submit(job, lambda end: self._job_ended(job, end))
+            self.pool.submit(job, partial(self._job_ended, job))
 
     def _job_ended(self, job: Delivery | Batch, end: End) -> None:
-        for delivery, own in self.batches.ends(job, end):
-            self._ended(delivery, own)
+        if isinstance(job, Delivery):
+            self._ended(job, end)
+        else:
+            for delivery, own in self.batches.ends(job, end):
+                self._ended(delivery, own)
 
     def _last_chance(self, delivery: Delivery) -> bool:
         """Would its queue move it to the dead letters instead of delivering it once more?"""
@@ -377,6 +381,9 @@ class Worker:
                 self._conclude(delivery, Release(0.0))
 
     def _ended(self, delivery: Delivery, end: End) -> None:
+        if isinstance(end, Finished):
+            self._conclude(delivery, end.reply)
+            return
         if isinstance(end, Cancelled) and self.leases.lost(delivery):
             self._conclude(delivery, Abandon())
             return
@@ -389,7 +396,9 @@ class Worker:
             self._judges.append(judge)
             judge.start()
         else:
-            self._conclude(delivery, self._verdict(end))
+            if not isinstance(end, Returned):  # we stopped it ourselves: not the task's fault
+                self._cut_short += 1
+            self._conclude(delivery, Release(0.0))
 
     def _judge(self, delivery: Delivery, end: Died | TimedOut | Cancelled) -> None:
         self._conclude(delivery, self.lifecycle.lost(delivery, end))
@@ -400,6 +409,9 @@ class Worker:
         if isinstance(verdict, Hold) and not self._stopping and self.waiting.add(delivery, verdict.delay):
             # neither it nor what waits for it may keep others from being received
             self._lanes[delivery.queue].give(1 + self._groups.behind(delivery))
+            return
+        if delivery.group_id is None:
+            self._dispose(delivery, verdict)
             return
         successor, back = self._groups.done(delivery, isinstance(verdict, Ack | Bury))
         self._dispose(delivery, verdict)
@@ -424,14 +436,6 @@ class Worker:
             return True
         self._conclude(delivery, Release(0.0) if ours else Abandon())
         return False
-
-    def _verdict(self, end: End) -> Verdict:
-        if isinstance(end, Finished):
-            verdict: Verdict = end.reply
-            return verdict
-        if not isinstance(end, Returned):  # we stopped it ourselves: not the task's fault
-            self._cut_short += 1
-        return Release(0.0)
 
     def _dispose(self, delivery: Delivery, verdict: Verdict) -> None:
         self.disposal.apply(delivery, verdict, self._lanes[delivery.queue].give)

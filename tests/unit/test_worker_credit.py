@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cloudq.errors import ImproperlyConfigured
-from cloudq.worker.credit import PROMPT, Credit, Lane
+from cloudq.worker.credit import GATHER, PROMPT, RECKONING, Credit, Lane
 from cloudq.worker.intake import Intake, concurrency_of, order_of, parse
 
 
@@ -181,10 +181,12 @@ def compete(credit: Credit, lanes: list[Lane], rivals: list[threading.Thread]) -
 
 def settle(credit: Credit, lanes: list[Lane]) -> None:
     """Until all places are taken and every lane waits for the next one."""
-    for _ in range(1_000_000):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         with credit._changed:
             if credit.held >= credit.limit and all(lane.hungry for lane in lanes):
                 return
+        time.sleep(0.0005)
     raise AssertionError(f"{[(lane.held, lane.hungry) for lane in lanes]}")
 
 
@@ -258,8 +260,10 @@ def test_strict_takes_a_poll_that_is_not_answered_at_once_for_an_empty_queue(clo
     assert second.ask(1) is None
 
 
-def test_strict_gives_a_freed_place_to_the_first_that_waits(rivals: list[threading.Thread]) -> None:
-    credit = Credit(6, "strict")
+def test_strict_gives_a_freed_place_to_the_first_that_waits(
+    rivals: list[threading.Thread], clock: Hands
+) -> None:
+    credit = Credit(6, "strict", monotonic=clock)
     first, second, third = (credit.lane() for _ in range(3))
     for lane in (first, second):
         poll(lane, 0)
@@ -368,3 +372,44 @@ def test_without_prefetch_nothing_is_asked_for_ahead(clock: Hands) -> None:
         lane.answer(ask, ask.count)
         lane.give(ask.count)
     assert credit.limit == 10
+
+
+def test_a_poll_waits_a_moment_for_places_that_are_about_to_be_free(clock: Hands) -> None:
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        lane.give(9)
+
+    credit = Credit(20, monotonic=clock, sleep=nap)
+    lane = credit.lane()
+    work(credit, lane, clock, rate=10_000)
+    assert poll(lane, 10) == poll(lane, 9) + 1 == 10
+    ask = lane.ask(10)
+
+    assert ask is not None
+    assert (ask.count, naps) == (10, [GATHER])
+
+
+def test_a_poll_does_not_wait_for_places_that_take_longer(clock: Hands) -> None:
+    def nap(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+    credit = Credit(20, monotonic=clock, sleep=nap)
+    lane = credit.lane()
+    work(credit, lane, clock, rate=1_000)
+    assert poll(lane, 10) == poll(lane, 9) + 1 == 10
+    ask = lane.ask(10)
+
+    assert ask is not None
+    assert ask.count == 1
+
+
+def work(credit: Credit, lane: Lane, clock: Hands, rate: float) -> None:
+    """For a while, so many messages a second are received and done with."""
+    for _ in range(10):
+        poll(lane, 10)
+        clock.now += 10 / rate + RECKONING / 10
+        lane.give(int(rate * RECKONING / 10) + 10)
+        lane.take(int(rate * RECKONING / 10))
+    clock.now += RECKONING / 10

@@ -219,7 +219,8 @@ def history_of(store: ResultStore, conf: Conf, clock: Clock) -> History:
     """The ends of tasks."""
     from cloudq.monitoring.history import History
 
-    return History(store.backend, conf.control_namespace, clock, conf.history_expires)
+    about = (conf.control_namespace, clock, conf.history_expires)
+    return History(store.backend, *about, store.read)
 
 
 def events_of(store: ResultStore, conf: Conf, clock: Clock) -> Events:

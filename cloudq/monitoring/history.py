@@ -11,7 +11,7 @@ import base64
 import binascii
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -22,10 +22,12 @@ import msgspec
 from cloudq import states
 from cloudq.backends.base import ResultBackend
 from cloudq.clock import Clock
+from cloudq.control.shown import shown
 from cloudq.coordination import cas
 from cloudq.monitoring.batches import Batches
 from cloudq.monitoring.events import STATES, Event
 from cloudq.monitoring.feed import Beat
+from cloudq.results.record import Record
 
 #: Between two documents of a worker, seconds: to a store in the cloud, and to one of this machine.
 FLUSH: Final = (10.0, 1.0)
@@ -136,8 +138,8 @@ class Search:
 
 
 class HistorySink:
-    """A worker's end: makes entries of events and writes them. Those of the last seconds are lost with
-    a worker that is killed; tasks' records are not."""
+    """A worker's end: makes entries of events and writes them. Those of the last FLUSH seconds (and feed.EVERY)
+    are lost with a worker that is killed; tasks' records are not."""
 
     def __init__(
         self, store: ResultBackend, namespace: str, hostname: str, clock: Clock, expires: float
@@ -184,7 +186,16 @@ class HistorySink:
 class History:
     """``app.history``: the ends of tasks in one namespace."""
 
-    def __init__(self, store: ResultBackend, namespace: str, clock: Clock, expires: float) -> None:
+    def __init__(
+        self,
+        store: ResultBackend,
+        namespace: str,
+        clock: Clock,
+        expires: float,
+        record: Callable[[str], Record | None] = lambda task_id: None,
+    ) -> None:
+        """``record`` reads a task's result record: what is known of an end that history missed."""
+        self._record = record
         self._store = store
         self._space = quote(namespace, safe="")
         self._clock = clock
@@ -194,13 +205,16 @@ class History:
         """Up to ``limit`` entries, newest first; ``criteria`` are those of ``Search``.
 
         ``cursor`` is the ``next`` of the page before. Workers' entries are in order to within a flush.
-        Raises ValueError for a cursor that is none.
+        A task asked for by its ``id`` alone that history knows nothing of (its worker was killed before it could
+        write) is told as far as its result record knows. Raises ValueError for a cursor that is none.
         """
         if limit < 1:
             raise ValueError(f"limit is at least 1, got {limit}")
         search = Search(**criteria)
         found = list(islice(self._after(search, cursor), limit + 1))
         more = found[limit:]
+        if not found and cursor is None and search == Search(id=search.id) and search.id is not None:
+            return Page(self._missed(search.id), None)
         page = [entry for entry, _ in found[:limit]]
         # the place of the last one shown: the next page begins behind it
         return Page(page, found[limit - 1][1] if more else None)
@@ -211,7 +225,11 @@ class History:
 
     def task(self, task_id: str) -> list[Entry]:
         """The runs of one task, the last one first."""
-        return list(self.all(id=task_id))
+        return list(self.all(id=task_id)) or self._missed(task_id)
+
+    def _missed(self, task_id: str) -> list[Entry]:
+        record = self._record(task_id)
+        return [] if record is None or not record.final else [_of_record(record)]
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -294,6 +312,25 @@ def entry_of(event: Event) -> Entry | None:
         runtime=event.get("runtime"),
         root_id=event.get("root_id"),
         parent_id=event.get("parent_id"),
+    )
+
+
+def _of_record(record: Record) -> Entry:
+    """Without arguments and result: the record does not say which of them are sensitive."""
+    return Entry(
+        id=record.id,
+        name=record.name or "",
+        state=record.state,
+        ended=record.done_at or 0.0,
+        worker=record.worker or "",
+        queue=record.queue or "",
+        retries=record.retries,
+        exception=shown(record.result) if isinstance(record.result, BaseException) else None,
+        traceback=record.traceback,
+        reason="history has no entry: this is what its result record tells",
+        runtime=record.runtime,
+        root_id=record.root_id,
+        parent_id=record.parent_id,
     )
 
 

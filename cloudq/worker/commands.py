@@ -141,9 +141,9 @@ class Commands:
     # --- orders -------------------------------------------------------------------------------
 
     def do_rate_limit(self, task_name: str, rate_limit: str | float | None) -> str:
-        limit_of(rate_limit)  # a bad one is refused here
+        limit = limit_of(rate_limit)  # a bad one is refused here
         self._override(task_name, rate_limit=rate_limit or 0)
-        return f"rate limit of {task_name} is {rate_limit or 'off'}"
+        return f"rate limit of {task_name} is {'off' if limit is None else rate_limit}"
 
     def do_time_limit(self, task_name: str, soft: float | None, hard: float | None) -> str:
         self._override(task_name, soft_time_limit=soft, time_limit=hard)

@@ -14,6 +14,7 @@ from cloudq.backends.open import open_backend
 from cloudq.cli.main import cli
 from cloudq.monitoring.events import TYPES
 from cloudq.monitoring.history import Entry, History, HistorySink, Search, _bloom, _maybe, entry_of
+from cloudq.results.record import Record
 from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import Counting
 from cloudq.testing.workers import running_worker
@@ -265,6 +266,28 @@ def test_a_worker_at_level_history_keeps_arguments_results_and_errors() -> None:
         assert (failed.exception, failed.worker) == ("ZeroDivisionError('division by zero')", "w1")
         assert "return x / y" in (failed.traceback or "")
         assert failed.queue == "cloudq"
+
+
+def test_an_end_that_a_killed_worker_could_not_write_is_told_by_its_result_record() -> None:
+    with CloudQ("lost", broker="memory://", backend="memory://") as app:
+        store = app.need_store()
+        store.finish(Record("t-1", "FAILURE", ValueError("no"), worker="w1", done_at=5.0, args=("a secret",)))
+        store.progress(Record("t-2", "STARTED"))
+        assert app.history.query().entries == []  # what was not written is in no list
+
+        [found] = app.history.task("t-1")
+        assert app.history.query(id="t-1").entries == [found]
+        assert (found.state, found.exception, found.ended, found.worker) == (
+            "FAILURE",
+            "ValueError('no')",
+            5.0,
+            "w1",
+        )
+        assert "its result record" in (found.reason or "")
+        assert "secret" not in repr(found)
+        assert app.history.task("t-2") == []  # it has not ended
+        assert app.history.task("t-3") == []
+        assert app.history.query(id="t-1", state="SUCCESS").entries == []
 
 
 def test_everything_can_be_hidden() -> None:

@@ -233,6 +233,11 @@ locals {
   # The waiting messages of all queues, and the instances there are.
   backlog   = join(" + ", [for index, queue in var.queues : "q${index}"])
   instances = "FILL(instances, 0)"
+  each      = "(${local.backlog}) / IF(${local.instances} > 0, ${local.instances}, 1)"
+  # A queue's age, in messages: where the oldest one is as old as is accepted, it counts as the backlog aimed at. What is
+  # in hand already asks for nobody.
+  ages   = [for index, queue in var.queues : "IF(FILL(q${index}, 0) > 0, FILL(a${index}, 0), 0) * ${var.backlog_per_instance} / ${coalesce(var.oldest_seconds, 1)}"]
+  signal = var.oldest_seconds == null ? local.each : "MAX([${join(", ", concat([local.each], local.ages))}])"
 }
 
 resource "aws_autoscaling_policy" "backlog" {
@@ -280,10 +285,29 @@ resource "aws_autoscaling_policy" "backlog" {
         }
       }
 
+      dynamic "metrics" {
+        for_each = var.oldest_seconds == null ? {} : { for index, queue in var.queues : "a${index}" => queue.sqs_name }
+        content {
+          id          = metrics.key
+          return_data = false
+          metric_stat {
+            stat = "Maximum"
+            metric {
+              namespace   = "AWS/SQS"
+              metric_name = "ApproximateAgeOfOldestMessage"
+              dimensions {
+                name  = "QueueName"
+                value = metrics.value
+              }
+            }
+          }
+        }
+      }
+
       metrics {
         id          = "each"
         label       = "Backlog per instance"
-        expression  = "(${local.backlog}) / IF(${local.instances} > 0, ${local.instances}, 1)"
+        expression  = local.signal
         return_data = true
       }
     }

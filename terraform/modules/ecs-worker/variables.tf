@@ -202,6 +202,22 @@ variable "capacity" {
   }
 }
 
+variable "oldest_seconds" {
+  description = "Scale by the oldest message's age as well: as many containers are added as if the backlog were above its aim by as much as the age is above this, in seconds. Well above your longest task: messages in hand count. Up to 4 queues. null: by the backlog alone."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.oldest_seconds == null ? true : var.oldest_seconds >= 1
+    error_message = "oldest_seconds is at least 1, or null."
+  }
+
+  validation {
+    condition     = var.oldest_seconds == null || length(var.queues) <= 4
+    error_message = "oldest_seconds: with an age beside each backlog, CloudWatch's ten metrics for scaling are enough for 4 queues."
+  }
+}
+
 variable "backlog_per_task" {
   description = "Waiting messages per container that scaling aims at."
   type        = number

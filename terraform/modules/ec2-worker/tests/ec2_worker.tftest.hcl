@@ -98,6 +98,29 @@ run "instances_drain_before_they_go_and_follow_the_backlog" {
   }
 }
 
+run "the_oldest_ones_age_adds_instances_too" {
+  variables {
+    oldest_seconds = 300
+  }
+  assert {
+    condition     = one([for each in aws_autoscaling_policy.backlog.target_tracking_configuration[0].customized_metric_specification[0].metrics : each.expression if each.return_data]) == "MAX([(q0 + q1) / IF(FILL(instances, 0) > 0, FILL(instances, 0), 1), IF(FILL(q0, 0) > 0, FILL(a0, 0), 0) * 100 / 300, IF(FILL(q1, 0) > 0, FILL(a1, 0), 0) * 100 / 300])"
+    error_message = "backlog per instance, or the ages"
+  }
+  assert {
+    condition     = { for each in aws_autoscaling_policy.backlog.target_tracking_configuration[0].customized_metric_specification[0].metrics : each.id => one(one(one(each.metric_stat).metric).dimensions).value if startswith(each.id, "a") } == { a0 = "prod-fast", a1 = "prod-slow" }
+    error_message = "of both queues"
+  }
+}
+
+run "ages_of_many_queues_are_too_many_metrics" {
+  command = plan
+  variables {
+    oldest_seconds = 300
+    queues         = [for index in range(5) : { name = "q${index}", arn = "arn:aws:sqs:eu-west-1:123456789012:q${index}", fifo = false, sqs_name = "q${index}" }]
+  }
+  expect_failures = [var.oldest_seconds]
+}
+
 run "a_group_may_sleep_and_a_worker_need_not_report" {
   variables {
     capacity         = { min = 0, max = 4, on_demand_base = 1, on_demand_percentage = 25 }
@@ -111,6 +134,14 @@ run "a_group_may_sleep_and_a_worker_need_not_report" {
     condition     = strcontains(output.user_data, "\nType=exec\n") && !strcontains(output.user_data, "WatchdogSec")
     error_message = output.user_data
   }
+}
+
+run "an_age_of_nothing_is_refused" {
+  command = plan
+  variables {
+    oldest_seconds = 0
+  }
+  expect_failures = [var.oldest_seconds]
 }
 
 run "impossible_values_are_refused" {

@@ -77,6 +77,20 @@ run "scaling_follows_the_backlog_of_each_container" {
   }
 }
 
+run "the_oldest_ones_age_adds_containers_too" {
+  variables {
+    oldest_seconds = 300
+  }
+  assert {
+    condition     = one([for each in aws_appautoscaling_policy.backlog.target_tracking_scaling_policy_configuration[0].customized_metric_specification[0].metrics : each.expression if each.return_data]) == "MAX([(q0) / IF(FILL(running, 0) > 0, FILL(running, 0), 1), IF(FILL(q0, 0) > 0, FILL(a0, 0), 0) * 100 / 300])"
+    error_message = "backlog per container, or the age"
+  }
+  assert {
+    condition     = one([for each in aws_appautoscaling_policy.backlog.target_tracking_scaling_policy_configuration[0].customized_metric_specification[0].metrics : one(one(each.metric_stat).metric).metric_name if each.id == "a0"]) == "ApproximateAgeOfOldestMessage"
+    error_message = "the age is SQS's own"
+  }
+}
+
 run "a_service_may_sleep_in_a_cluster_of_yours_with_secrets" {
   variables {
     create_cluster = false
@@ -97,6 +111,14 @@ run "a_service_may_sleep_in_a_cluster_of_yours_with_secrets" {
     condition     = jsondecode(aws_ecs_task_definition.this.container_definitions)[0].secrets == [{ name = "DATABASE_URL", valueFrom = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-abcdef" }]
     error_message = aws_ecs_task_definition.this.container_definitions
   }
+}
+
+run "an_age_of_nothing_is_refused" {
+  command = plan
+  variables {
+    oldest_seconds = 0
+  }
+  expect_failures = [var.oldest_seconds]
 }
 
 run "impossible_values_are_refused" {

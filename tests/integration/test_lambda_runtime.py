@@ -19,8 +19,10 @@ pytest.importorskip("awslambdaric")
 TASKS = '''
 import ctypes, os, time
 from cloudq import CloudQ
-from cloudq.aws_lambda import make_handler
+from cloudq.aws_lambda import budget, make_handler
 
+if "TEST_MARGIN" in os.environ:  # seconds kept back for the answer: ample on a busy machine
+    budget.LEAST, budget.MOST = float(os.environ["TEST_MARGIN"]), 0.9
 app = CloudQ("shop")
 handler = make_handler(app)
 
@@ -107,24 +109,27 @@ def test_cold_and_warm_in_one_process(function: Function) -> None:
 
 
 def test_a_task_that_outlives_the_invocation_is_given_back_before_lambda_kills(function: Function) -> None:
+    function.runtime._env["TEST_MARGIN"] = "10"
     send = function.app.send_task
     long, quick = send("shop.sleep", (60,)), [send("shop.add", (n, 1)) for n in range(4)]
-    failed = function.once(seconds=4.0)  # or it would have been killed
+    failed = function.once(seconds=12.0)  # or it would have been killed
 
     assert len(failed) == 1
     assert [each.get(timeout=1) for each in quick] == [1, 2, 3, 4]
     assert function.runtime.starts == 1
     for _ in range(3):  # up to the queue's limit
         function.app.broker.release(function.app.broker.receive("cloudq", 1, 0.0, 60.0), 0.0)
-    assert function.once(seconds=4.0) == []
+    assert function.once(seconds=12.0) == []
     with pytest.raises(WorkerLostError, match="raise the function's timeout"):
         long.get(timeout=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "args"), [("shop.die", ()), ("shop.seize", (60,))])
+@pytest.mark.parametrize(
+    ("task", "args", "seconds"), [("shop.die", (), 30.0), ("shop.seize", (60,), 4.0)], ids=["dies", "hangs"]
+)
 def test_a_process_that_dies_or_hangs_loses_nothing(
-    function: Function, task: str, args: tuple[Any, ...]
+    function: Function, task: str, args: tuple[Any, ...], seconds: float
 ) -> None:
     send = function.app.send_task
     before = [send("shop.add", (n, 1)) for n in range(4)]
@@ -132,7 +137,7 @@ def test_a_process_that_dies_or_hangs_loses_nothing(
     after = [send("shop.add", (n, 2)) for n in range(4)]
     for _ in range(5):
         with pytest.raises(Killed):
-            function.once(seconds=3.0)
+            function.once(seconds)
     function.once()
 
     assert [each.get(timeout=1) for each in before + after] == [1, 2, 3, 4, 2, 3, 4, 5]

@@ -19,6 +19,7 @@ from cloudq import CloudQ
 from cloudq.aws_lambda import Handler, make_handler
 from cloudq.aws_lambda.batch import in_phases
 from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.events import md5_of
 from cloudq.aws_lambda.job import Job
 from cloudq.aws_lambda.returns import Returns
 from cloudq.aws_lambda.suspects import Suspects
@@ -64,6 +65,56 @@ def hang() -> Iterator[tuple[Callable[..., None], threading.Event]]:
 
     yield hangs, through
     over.set()
+
+
+# --- what comes in ----------------------------------------------------------------------------------------
+
+
+def spelled_as_received(given: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "messageId": "MessageId",
+        "receiptHandle": "ReceiptHandle",
+        "body": "Body",
+        "attributes": "Attributes",
+    }
+    return {names.get(name, name): value for name, value in given.items()}
+
+
+def wrapped(given: dict[str, Any]) -> dict[str, Any]:
+    topic = "arn:aws:sns:us-east-1:123456789012:orders"
+    body = json.dumps({"Type": "Notification", "TopicArn": topic, "Message": given["body"]})
+    return {**given, "body": body, "md5OfBody": md5_of(body)}
+
+
+SHAPES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "a mapping's": lambda records: {"Records": records},
+    "a pipe's": lambda records: records,
+    "as received": lambda records: [spelled_as_received(each) for each in records],
+    "wrapped by SNS": lambda records: {"Records": [wrapped(each) for each in records]},
+    **{
+        f"in {partition}": lambda records, partition=partition: {
+            "Records": [
+                {**each, "eventSourceARN": each["eventSourceARN"].replace("arn:aws:", f"arn:{partition}:")}
+                for each in records
+            ]
+        }
+        for partition in ("aws-cn", "aws-us-gov", "aws-iso-b")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_runs_its_task(app: CloudQ, start: Callable[..., Mapping], shape: str) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    sent = [add.apply_async((n,), queue=queue) for n, queue in enumerate(("cloudq", "other_2"))]
+    found = [each for queue in ("cloudq", "other_2") for each in app.broker.receive(queue, 10, 0.0, 60.0)]
+    answer = start().handler(SHAPES[shape]([record(each) for each in found]), Context())
+
+    assert answer == {"batchItemFailures": []}
+    assert [each.get(timeout=1) for each in sent] == [0, 1]
 
 
 # --- after the tasks --------------------------------------------------------------------------------------

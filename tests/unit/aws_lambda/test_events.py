@@ -138,6 +138,14 @@ def test_what_sns_wrapped_is_unwrapped_with_its_attributes() -> None:
     assert found.attributes == {"tenant": "b"}
 
 
+def test_what_sns_passed_on_raw_keeps_its_attributes() -> None:
+    # raw delivery: the body is the message as it was published, SNS's attributes are the queue's
+    given = {"tenant": {"stringValue": "b", "dataType": "String"}}
+    [found] = read({"Records": [a_record(messageAttributes=given)]}).deliveries
+
+    assert (found.body, found.attributes) == (BODY, {"tenant": "b"})
+
+
 def test_a_task_message_that_only_looks_like_sns_stays_as_it_is() -> None:
     body = json.dumps({"task": "t", "kwargs": {"Type": "Notification", "TopicArn": "x", "Message": "y"}})
     [found] = read({"Records": [a_record(body=body)]}).deliveries
@@ -269,5 +277,6 @@ def test_nothing_is_raised_and_nothing_unread_is_deleted(event: Any) -> None:
     unread = {each.item_id or "" for each in parsed.unreadable}
     # what was read has no such task: it is given back, because these receipts are nobody's and cannot be buried
     assert unread <= set(failed) or "" in failed
+    assert ("" in failed) == ("" in unread), "no other record takes the whole batch down"
     json.dumps(answer)
     app.close()

@@ -25,6 +25,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=Sizes.whole, help="tasks a round for the fastest")
     parser.add_argument("--rounds", type=int, default=Sizes.rounds)
     parser.add_argument("--concurrency", type=int, default=16, help="threads of each worker")
+    parser.add_argument("--slow-concurrency", type=int, default=64, help="the same where calls are slow")
+    parser.add_argument(
+        "--soak", type=int, default=0, help="also watch memory over so many tasks, like 1000000"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--plot", type=Path, help="draw the figures here (PNG; needs matplotlib)")
     parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE.name} and its picture")
@@ -39,7 +43,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     strange = [name for name in found.measures if name not in contest.MEASURES]
     if strange:
         parser.error(f"nothing is called {', '.join(strange)}; --measures are {', '.join(contest.MEASURES)}")
-    if found.tasks < 100 or found.rounds < 1 or found.concurrency < 1:
+    if found.tasks < 100 or found.rounds < 1 or min(found.concurrency, found.slow_concurrency) < 1:
         parser.error("--tasks is at least 100, --rounds and --concurrency at least 1")
     try:
         found.contestants = roster.chosen(found.only)
@@ -67,9 +71,13 @@ def installed(contestants: list[roster.Contestant]) -> list[roster.Contestant]:
 def measured(options: argparse.Namespace) -> Figures:
     """Run the contest."""
     figures = Figures()
-    sizes = Sizes(whole=options.tasks, rounds=options.rounds)
-    with tempfile.TemporaryDirectory() as folder, ground.prepared(Path(folder), options.concurrency) as here:
-        contest.hold(here, installed(options.contestants), sizes, figures, say, options.measures)
+    able = installed(options.contestants)
+    if not able:
+        raise ground.Stuck("nobody can take part: run `make bench`, which installs all contestants")
+    sizes = Sizes(whole=options.tasks, rounds=options.rounds, soak=options.soak)
+    threads = (options.concurrency, options.slow_concurrency)
+    with tempfile.TemporaryDirectory() as folder, ground.prepared(Path(folder), *threads) as here:
+        contest.hold(here, able, sizes, figures, say, options.measures)
         for trouble in figures.troubles:
             say(f"left out: {trouble}")
     return figures

@@ -27,6 +27,7 @@ MEASURES: Final = (
     Measure("latency", "send to start, p50", "ms", digits=2),
     Measure("pss", "memory, all processes", "MB"),
     Measure("rss", "memory, largest process", "MB"),
+    Measure("soak", "memory while it runs very many tasks", "MB", digits=1),
     Measure("idle", "idle", "calls/min", digits=1),
     Measure("idle_cpu", "idle", "% CPU", digits=2),
     Measure("imports", "declaring a task", "ms"),

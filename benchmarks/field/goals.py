@@ -42,6 +42,12 @@ def _above_bare_poll(figures: Figures) -> float | None:
     return None if ours is None or bare is None else ours - bare
 
 
+def _growth(figures: Figures) -> float | None:
+    """Megabytes from the first tenth of the soak to its last."""
+    found = figures.values.get("cloudq", {}).get("soak")
+    return found[-1] - found[0] if found else None
+
+
 def _sum_of_calls(figures: Figures) -> float | None:
     from benchmarks.field.money import sqs_calls
 
@@ -67,5 +73,6 @@ GOALS: Final = (
     Goal("10 ms on every call: at least 5,000 tasks/s", _best("slow_rate"), 5000.0, " tasks/s", least=True),
     Goal("send to start, p50: within 1 ms of a bare long poll", _above_bare_poll, 1.0, " ms"),
     Goal("worker memory under 60 MB (resident)", _best("rss"), 60.0, " MB"),
+    Goal("worker memory flat over the soak (at most 2 MB more at its end)", _growth, 2.0, " MB"),
     Goal("SQS calls per task, sent in bulk: about 0.3", _sum_of_calls, 0.33, " calls"),
 )

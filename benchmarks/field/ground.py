@@ -56,10 +56,11 @@ class Publisher:
 class Ground:
     """The server's control and a folder."""
 
-    def __init__(self, port: int, folder: Path, concurrency: int) -> None:
+    def __init__(self, port: int, folder: Path, concurrency: int, slow_concurrency: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
         self.concurrency = concurrency
+        self.slow_concurrency = slow_concurrency
         self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._queues = 0
 
@@ -113,7 +114,7 @@ class Ground:
         return self.folder / f"stamps-{queue}"
 
     def environment(
-        self, contestant: Contestant, role: str, queue: str = "", results: bool = False
+        self, contestant: Contestant, role: str, queue: str = "", results: bool = False, threads: int = 1
     ) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
         return {
@@ -130,7 +131,7 @@ class Ground:
             "FIELD_URL": self.url,
             "FIELD_QUEUE": queue,
             "FIELD_TABLE": TABLE,
-            "FIELD_CONCURRENCY": str(self.concurrency),
+            "FIELD_CONCURRENCY": str(threads),
             "FIELD_RESULTS": "1" if results else "0",
             "FIELD_STAMPS": str(self.stamps(queue)),
         }
@@ -139,10 +140,13 @@ class Ground:
         return self.folder / f"{contestant.key}.log"
 
     @contextmanager
-    def worker(self, contestant: Contestant, queue: str, results: bool = False) -> Iterator[int]:
+    def worker(
+        self, contestant: Contestant, queue: str, results: bool = False, concurrency: int | None = None
+    ) -> Iterator[int]:
         """The contestant's worker on a queue; its process id."""
-        command = contestant.command(queue, self.concurrency)
-        env = self.environment(contestant, "worker", queue, results)
+        threads = concurrency or self.concurrency
+        command = contestant.command(queue, threads)
+        env = self.environment(contestant, "worker", queue, results, threads)
         with process.started(command, env, self.log(contestant)) as running:
             yield running.pid
 
@@ -163,13 +167,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def prepared(folder: Path, concurrency: int) -> Iterator[Ground]:
+def prepared(folder: Path, concurrency: int, slow_concurrency: int) -> Iterator[Ground]:
     """A running server with an empty table. Raises Stuck when it does not answer."""
     port = _free_port()
     command = [sys.executable, "-m", "benchmarks.field.server", str(port)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with process.started(command, env, folder / "server.log"):
-        ground = Ground(port, folder, concurrency)
+        ground = Ground(port, folder, concurrency, slow_concurrency)
         deadline = time.monotonic() + 20
         while True:
             try:

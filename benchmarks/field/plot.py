@@ -27,8 +27,14 @@ def draw(figures: Figures, path: Path) -> None:
     from matplotlib import pyplot
 
     shown = [each for each in SHOWN if any(figures.best(key, each) for key in figures.values)]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(2.6 * len(shown), 3.4), layout="constrained")
-    for axis, key in zip([axes] if len(shown) == 1 else axes, shown, strict=True):
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(3.6 * across, 2.4 * down), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis, key in zip(axes.flat, shown, strict=False):
         measure = BY_KEY[key]
         found = [(name, figures.best(name, key)) for name in figures.values]
         bars = [(name, value) for name, value in found if value is not None]

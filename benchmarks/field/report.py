@@ -41,7 +41,7 @@ def measured(figures: Figures) -> str:
     """One row a measure, one column a contestant; what was measured nowhere is left out."""
     titles = _titles(figures)
     rows = []
-    for each in MEASURES:
+    for each in (each for each in MEASURES if each.key != "soak"):
         found = [figures.best(key, each.key) for key in titles]
         if any(value is not None for value in found):
             title = each.title.format(members=figures.about.get("members", ""))
@@ -84,6 +84,20 @@ def calls(figures: Figures) -> str:
     return table(["", *titles.values()], rows) if rows else ""
 
 
+def soaked(figures: Figures) -> str:
+    """Memory over very many tasks; empty when that was not asked for."""
+    titles = _titles(figures)
+    lines = [
+        f"{titles[key]}: " + ", ".join(number(value, 1) for value in found["soak"])
+        for key, found in figures.values.items()
+        if "soak" in found
+    ]
+    if not lines:
+        return ""
+    tasks = figures.about["soak_tasks"]
+    return f"Resident MB after each tenth of {tasks:,} tasks:\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
 def goals(figures: Figures) -> str:
     """Each goal with its figure: reached or missed."""
     rows = []
@@ -108,7 +122,8 @@ def surroundings(figures: Figures) -> str:
     )
     return (
         f"Measured {about['date']} in {about['seconds']:,} s: {about['rounds']} rounds in turns, {about['tasks']:,} "
-        f"tasks a round for the fastest, {about['concurrency']} threads a worker, Python {about['python']}, "
+        f"tasks a round for the fastest, {about['concurrency']} threads a worker "
+        f"({about['slow_concurrency']} where calls are slow), Python {about['python']}, "
         f"{about['cores']} cores. Load of the machine (processes that want to run, average of a minute) before: "
         f"{about['load_before']}, after: {about['load_after']}; the benchmark itself keeps up to two busy. "
         f"{_busy(about)}{versions}."
@@ -129,7 +144,7 @@ def whole(figures: Figures) -> str:
     """Everything, for one document."""
     parts = [surroundings(figures), measured(figures)]
     parts += [ratios(figures, under) for under in ("http", "cloudq") if under in figures.values]
-    parts += [each for each in (calls(figures), goals(figures)) if each]
+    parts += [each for each in (calls(figures), soaked(figures), goals(figures)) if each]
     if figures.troubles:
         parts.append("Left out:\n\n" + "\n".join(f"- {each}" for each in figures.troubles))
     return "\n\n".join(parts)

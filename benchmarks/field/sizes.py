@@ -11,10 +11,14 @@ from benchmarks.field.contestants.roster import Contestant
 class Sizes:
     """``whole``: the tasks that cloudq and the bare HTTP loop get."""
 
-    whole: int = 20_000
+    whole: int = 10_000
     rounds: int = 3
     members: int = 200
     idle_seconds: float = 60.0
+    #: Seconds after which no other round is begun.
+    budget: float = 360.0
+    #: Tasks of the soak; 0: none.
+    soak: int = 0
 
     @property
     def stamps(self) -> int:

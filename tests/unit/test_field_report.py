@@ -32,6 +32,7 @@ def some_figures() -> Figures:
         "tasks": 1000,
         "members": 200,
         "concurrency": 16,
+        "slow_concurrency": 64,
         "python": "3.11.7",
         "cores": 2,
         "load_before": 0.3,
@@ -124,6 +125,21 @@ def test_what_got_stuck_is_said() -> None:
     figures.troubles.append("Celery has done 3 of 10 after 60 s")
 
     assert "- Celery has done 3 of 10 after 60 s" in report.whole(figures)
+
+
+def test_a_soak_shows_whether_memory_grew() -> None:
+    figures = some_figures()
+    assert "Resident MB" not in report.whole(figures)
+
+    figures.about["soak_tasks"] = 1000
+    for megabytes in (50.0, 50.5, 53.0):
+        figures.add("cloudq", "soak", megabytes)
+    text = report.whole(figures)
+
+    assert "Resident MB after each tenth of 1,000 tasks:\n\n- cloudq: 50.0, 50.5, 53.0" in text
+    assert (
+        "| worker memory flat over the soak (at most 2 MB more at its end) | 3.00 MB | **missed** |" in text
+    )
 
 
 def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> None:

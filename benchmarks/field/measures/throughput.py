@@ -11,19 +11,15 @@ from benchmarks.field.figures import Figures, difference
 from benchmarks.field.ground import Ground, Publisher
 from benchmarks.field.sizes import Sizes
 
-#: Seconds of latency that the slow measure adds to each call.
-SLOW = 0.010
-
 
 def measure(ground: Ground, contestant: Contestant, sizes: Sizes, figures: Figures) -> None:
-    """One round: publish singly and in bulk, consume it, consume with slow calls, latency, memory."""
+    """One round: publish singly and in bulk, consume it, then latency and memory."""
     queue = ground.new_queue(contestant)
     with ground.publisher(contestant, queue) as publisher:
         sent = _publish(ground, contestant, publisher, sizes, figures)
         ground.allow(queue, sizes.warm_up)
         with ground.worker(contestant, queue) as worker:
             done = consume(ground, contestant, queue, worker, sent, sizes.warm_up, figures, "consume")
-            done = _slow(ground, contestant, publisher, queue, done, sizes, figures)
             _latency(ground, contestant, publisher, queue, done, sizes, figures)
             for kind, megabytes in process.memory(process.tree(worker)).items():
                 figures.add(contestant.key, kind, megabytes)
@@ -72,30 +68,6 @@ def consume(
     if key == "consume":
         figures.add(contestant.key, "rate", tasks / took)
     figures.count(contestant.key, key, difference(ground.counts(contestant, "worker"), calls), tasks)
-    return done
-
-
-def _slow(
-    ground: Ground,
-    contestant: Contestant,
-    publisher: Publisher,
-    queue: str,
-    done: int,
-    sizes: Sizes,
-    figures: Figures,
-) -> int:
-    """Tasks a second when each call takes 10 ms longer, from a full queue."""
-    count = sizes.slow_tasks(contestant)
-    ground.allow(queue, 0)
-    publisher.do("bulk", count=count)
-    ground.set_latency(SLOW)
-    try:
-        began = time.perf_counter()
-        ground.allow(queue, None)
-        done = ground.until_deleted(contestant, queue, done + count)
-        figures.add(contestant.key, "slow_rate", count / (time.perf_counter() - began))
-    finally:
-        ground.set_latency(0.0)
     return done
 
 

@@ -41,7 +41,9 @@ class Site:
         self.counts.setdefault(client, Counter())[what] += amount  # type: ignore[assignment]
 
     def handle(self, client: str, service: str, operation: str, body: bytes, line: Line) -> None:
-        """Answer one call on its line, now or later."""
+        """Answer one call on its line, now or later. Who has hung up gets no messages."""
+        if line.gone():
+            return
         self.count(client, operation)
         params = _decode(body) if body else {}
         try:

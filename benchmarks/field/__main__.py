@@ -76,7 +76,10 @@ def measured(options: argparse.Namespace) -> Figures:
         raise ground.Stuck("nobody can take part: run `make bench`, which installs all contestants")
     sizes = Sizes(whole=options.tasks, rounds=options.rounds, soak=options.soak)
     threads = (options.concurrency, options.slow_concurrency)
-    with tempfile.TemporaryDirectory() as folder, ground.prepared(Path(folder), *threads) as here:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        ground.prepared(Path(folder), *threads) as here,
+    ):
         contest.hold(here, able, sizes, figures, say, options.measures)
         for trouble in figures.troubles:
             say(f"left out: {trouble}")

@@ -4,45 +4,58 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "benchmarks.field", "--tasks", "100", "--measures", "throughput")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the contest reads Linux's CPU clocks")
 
 
-def processes_of_the_contest() -> list[str]:
-    """Command lines of what runs under ``benchmarks.field``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                where = os.readlink(entry / "cwd")
-            except OSError:
-                continue
-            if "benchmarks.field" in line and where == str(ROOT):
-                found.append(line)
-    return found
+def contest(folder: Path, options: Sequence[str]) -> subprocess.Popen[str]:
+    """Started with ``folder`` as TMPDIR, which all its processes inherit."""
+    return subprocess.Popen(
+        [*COMMAND, *options],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_of(folder: Path) -> list[str]:
+    """Processes of that contest that run after it; those that are just ending get a while."""
+    mark = f"TMPDIR={folder}\0".encode()
+    deadline = time.monotonic() + 30
+    while True:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes():
+                        found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                except OSError:
+                    continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def test_a_tiny_contest_measures_cloudq_and_the_bare_loop_and_ends_all_it_started(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks.field", "--only", "http,cloudq", "--tasks", "200"]
 
-    done = subprocess.run(
-        [*command, "--rounds", "1", "--measures", "throughput", "--json", str(figures)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    running = contest(tmp_path, ["--only", "http,cloudq", "--rounds", "1", "--json", str(figures)])
+    shown, said = running.communicate(timeout=100)
 
-    assert done.returncode == 0, done.stderr
+    assert running.returncode == 0, said
     found = json.loads(figures.read_text())
     assert found["troubles"] == []
     for key in ("http", "cloudq"):
@@ -51,5 +64,20 @@ def test_a_tiny_contest_measures_cloudq_and_the_bare_loop_and_ends_all_it_starte
         assert found["best"][key]["rss"] > 1
         assert found["calls_per_task"][key]["bulk"]["SendMessageBatch"] == pytest.approx(0.1)
         assert found["calls_per_task"][key]["publish"]["SendMessage"] == pytest.approx(1)
-    assert "| consume, µs CPU |" in done.stdout
-    assert not processes_of_the_contest()
+    assert "| consume, µs CPU |" in shown
+    assert left_of(tmp_path) == []
+
+
+def test_an_interrupted_contest_ends_what_it_started_and_writes_nothing(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    running = contest(tmp_path, ["--only", "http", "--rounds", "1000", "--json", str(figures)])
+    assert running.stderr is not None
+    assert "round 1, throughput: bare HTTP loop" in running.stderr.readline()
+
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+
+    assert running.returncode == 2
+    assert "interrupted" in said
+    assert not figures.exists()
+    assert left_of(tmp_path) == []

@@ -74,6 +74,25 @@ def test_a_minute_of_signs_of_life_and_looks_at_the_board() -> None:
     assert (float(near[1]), float(near[2])) == (60 / NEAR[0], 60 / NEAR[1])
 
 
+def test_level_workers_takes_far_less_than_a_hundredth_of_a_cpu(tmp_path: Path) -> None:
+    """CPU time of this thread, not the clock's: about 0.005 % of a CPU is expected, and 1 % is the goal."""
+    with (
+        CloudQ(
+            "bench", broker="memory://", backend=f"sqlite:///{tmp_path / 'r.db'}", control_interval=3600.0
+        ) as app,
+        running_worker(app, hostname="w1") as worker,
+    ):
+        costs = []
+        for call in (worker.steering.look, worker.steering.beat):
+            call()
+            before = time.thread_time()
+            for _ in range(50):
+                call()
+            costs.append((time.thread_time() - before) / 50)
+    a_second = costs[0] / NEAR[0] + costs[1] / NEAR[1]
+    assert a_second < 0.01
+
+
 @pytest.mark.parametrize("level", ["off", "workers"])
 def test_no_task_costs_a_read_or_a_write_more(level: str) -> None:
     """Fifty tasks: at both levels the store sees each task's own record, and nothing of monitoring's."""

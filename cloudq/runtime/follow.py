@@ -21,6 +21,7 @@ from cloudq.results import failure
 from cloudq.results.push import REPLY_TO
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
+from cloudq.runtime.naming import label
 from cloudq.serializers import tagged
 from cloudq.workflows.again import CALL
 from cloudq.workflows.launch import Launcher, Setting, joined_of, put
@@ -234,7 +235,7 @@ class Follower:
 
     def _cannot_go_on(self, steps: Flow, envelope: Envelope, error: Exception) -> None:
         """What follows can never be sent: trying again would not end. Who waits for it hears why."""
-        logger.error("what follows %s[%s] cannot be sent: %s", envelope.task, envelope.id, error)
+        logger.error("what follows %s cannot be sent: %s", label(envelope), error)
         gone = Record(envelope.id, states.FAILURE, error, traceback=f"{type(error).__name__}: {error}")
         self._give_up(steps, envelope, gone)
 

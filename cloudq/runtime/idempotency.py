@@ -23,6 +23,7 @@ from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.keeper import Keeper, Kept
 from cloudq.runtime.limits import Wait, key_of, times_deferred
+from cloudq.runtime.naming import label
 from cloudq.settings import Conf
 from cloudq.task import Task
 
@@ -100,7 +101,7 @@ class Idempotency:
         if isinstance(found, Claimed):
             claim = Claim(self, key, found.token)
             ttl = self._conf.task_lease_time
-            what = f"the claim of {envelope.task}[{envelope.id}] on its key"
+            what = f"the claim of {label(envelope)} on its key"
             claim.kept = self._keeper.keep(what, ttl, lambda: claim.renew(ttl))
             return claim
         if isinstance(found, Done):

@@ -40,11 +40,12 @@ from cloudq.results.store import ResultStore
 from cloudq.runtime.admission import NOTHING, Admission, Admitted
 from cloudq.runtime.gather import Gatherer
 from cloudq.runtime.limits import Wait
+from cloudq.runtime.naming import label, printable
 from cloudq.runtime.past import may_have_run
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.request import request_of
-from cloudq.runtime.settle import Settler, label, release_after
+from cloudq.runtime.settle import Settler, release_after
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release, Verdict
 from cloudq.serializers.codec import Codec
 from cloudq.settings import Conf
@@ -401,9 +402,8 @@ class Lifecycle:
         return request_of(delivery, envelope, task, self._conf, records, self._hostname, self._eager)
 
     def _bury(self, delivery: Delivery, error: MessageError) -> Bury:
-        task_logger.error(
-            "message %s of %s is buried: %s: %s", delivery.message_id, delivery.queue, error.reason, error
-        )
+        said = f"{error.reason}: {printable(str(error))}"
+        task_logger.error("message %s of %s is buried: %s", delivery.message_id, delivery.queue, said)
         self._hooks.fire("task_rejected", delivery=delivery, reason=error.reason, detail=str(error))
         return Bury(error.reason, str(error))
 

@@ -27,6 +27,7 @@ from cloudq.message import Envelope
 from cloudq.rates import limit_of
 from cloudq.registry import Registry
 from cloudq.runtime.keeper import Keeper, Kept
+from cloudq.runtime.naming import label
 from cloudq.settings import Conf
 from cloudq.task import Task
 
@@ -170,7 +171,7 @@ class Limits:
             if slot is not None:
                 slots.release(slot)
         except (OperationalError, InvalidArguments, LeaseLost) as error:
-            logger.warning("freeing the place of %s[%s]: %s", envelope.task, envelope.id, error)
+            logger.warning("freeing the place of %s: %s", label(envelope), error)
 
     def rate(self, task: Task[..., Any]) -> float | None:
         """Starts per second that the task is allowed, or None."""
@@ -234,7 +235,7 @@ class Limits:
         def renew() -> None:
             place.slot = place.slots.renew(place.slot, ttl)
 
-        what = f"the place of {envelope.task}[{envelope.id}] among max_concurrency={task.max_concurrency}"
+        what = f"the place of {label(envelope)} among max_concurrency={task.max_concurrency}"
         place.kept = self._keeper.keep(what, ttl, renew)
 
     def _slots(self, name: str, limit: int) -> Slots:

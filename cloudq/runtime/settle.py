@@ -27,6 +27,7 @@ from cloudq.results.store import ResultStore
 from cloudq.runtime import limits
 from cloudq.runtime.follow import UNSENDABLE, Follower
 from cloudq.runtime.idempotency import Claim
+from cloudq.runtime.naming import label
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.records import Records
@@ -461,11 +462,6 @@ def _unstorable(
     message = f"the result of {ready.envelope.task} cannot be stored: {error}"
     kind = ValueTooLarge(message) if isinstance(error, ValueTooLarge) else SerializationError(message, "")
     return Outcome(states.FAILURE, error=kind, traceback=message, runtime=outcome.runtime)
-
-
-def label(envelope: Envelope) -> str:
-    """How logs name a task: ``shop.add[id]``."""
-    return f"{envelope.task}[{envelope.id}]"
 
 
 def release_after(receive_count: int) -> Release:

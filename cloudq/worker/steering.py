@@ -18,6 +18,7 @@ from cloudq.control.roster import WorkerInfo, level_of
 from cloudq.coordination.board import Board, Order
 from cloudq.errors import CorruptRecord, OperationalError, ValueTooLarge
 from cloudq.pools.base import Active
+from cloudq.runtime.naming import named
 from cloudq.serializers.peek import peek
 from cloudq.worker.adjust import Adjust
 from cloudq.worker.batches import deliveries_of
@@ -227,9 +228,9 @@ class Steering:
                 continue
             cancel = getattr(pool, "cancel", None)
             if cancel is not None and cancel(delivery, hit.terminate):
-                logger.info("task %s[%s] is stopped: revoked by %s", found.task, found.id, hit.by)
+                logger.info("task %s is stopped: revoked by %s", named(found.task, found.id), hit.by)
             elif hit.terminate and cancel is None:
-                logger.warning("task %s[%s] is revoked, but this pool stops nothing", found.task, found.id)
+                logger.warning("task %s is revoked, but this pool stops nothing", named(found.task, found.id))
 
 
 def _named(active: Active) -> dict[str, Any]:

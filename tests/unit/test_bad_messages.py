@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import logging
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -165,3 +166,38 @@ def test_a_message_that_is_sent_again_is_recognised_by_its_id(box: Sandbox) -> N
         box.drain()
     assert len(ran) == 1
     assert box.buried == []
+
+
+@pytest.mark.parametrize("text", ["x\n[ERROR] all is lost", "x\r\x1b[2J", "x\x85y\u2028z"])
+def test_no_words_of_a_message_make_a_line_of_their_own_in_the_log(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    app = CloudQ("open", accept_content=["json", "yaml"])
+
+    @app.task(name="note")
+    def note() -> None: ...
+
+    @app.task(name="fail")
+    def fail() -> None:
+        raise ValueError("no")
+
+    yaml = base64.b64encode(b"a: [\n[ERROR] all is lost").decode()
+    content = {"type": "application/x-yaml", "encoding": "base64", "data": yaml}
+    messages = [
+        {"task": "note", "id": text},
+        {"task": "fail", "id": text},
+        {"task": text, "id": "T"},
+        {"task": "note", "content": {"type": text, "encoding": "base64", "data": ""}},
+        {"task": "note", "content": content},
+    ]
+    with caplog.at_level(logging.INFO, "cloudq"), sandbox(app, clock) as box:
+        for each in messages:
+            box.app.broker.send(QUEUE, [Message(json.dumps(each))])
+        box.drain()
+        assert len(box.buried) == 3
+    said = [each.getMessage() for each in caplog.records if each.name.startswith("cloudq")]
+    assert len(said) >= 5
+    for each in said:
+        head = each.partition("\nTraceback")[0]
+        assert len(head.splitlines()) == 1, head
+        assert "\x1b" not in head

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.crews import collect
 from cloudq.aws_lambda.job import Job
 from cloudq.aws_lambda.pools import Pools
 from cloudq.aws_lambda.runner import UNSTARTED, LambdaRunner
@@ -52,7 +53,7 @@ class Batch:
     def run(self) -> list[Job]:
         """Run all; returns those that did not end in time."""
         self._live.update(job.delivery.receipt for job in self.jobs)
-        phases = in_phases(self.jobs, self._runner.knows_who_began)
+        phases = in_phases(collect(self.jobs), self._runner.knows_who_began)
         for number, lines in enumerate(phases):
             self._start(lines, first=number == 0)
             if not self._wait():
@@ -78,8 +79,8 @@ class Batch:
 
     def _stop_revoked(self) -> None:
         for job in self.jobs:
-            if job.began is None or job.ended is not None:
-                continue
+            if job.began is None or job.ended is not None or len(job.members) > 1:
+                continue  # a run of several calls is no single one's to stop
             hit = self._steering.stops(job)
             if hit is not None and self._pools.cancel(job):
                 logger.info("task %s[%s] is stopped: revoked by %s", job.peeked.task, job.peeked.id, hit.by)
@@ -102,7 +103,8 @@ class Batch:
             self._pools.submit(job, partial(self._ended, line, job))
         except Exception:
             logger.exception("message %s could not be started and goes back", job.delivery.message_id)
-            job.go_back("it could not be started")
+            for each in job.members:
+                each.go_back("it could not be started")
             self._conclude(line, job)
 
     def _ended(self, line: deque[Job], job: Job, end: End) -> None:
@@ -110,7 +112,8 @@ class Batch:
             self._conclude(line, job)
             return
         if isinstance(end, Returned):
-            job.verdict = job.todo = UNSTARTED
+            for each in job.members:
+                each.verdict = each.todo = UNSTARTED
             self._conclude(line, job)
             return
         # judging a loss asks the store; the pool's own thread must not wait for that
@@ -119,7 +122,8 @@ class Batch:
             threading.Thread(target=judge, name="cloudq-judge", daemon=True).start()
         except RuntimeError:  # no more threads in this sandbox: it comes again and is judged then
             logger.exception("the end of message %s could not be judged", job.delivery.message_id)
-            job.go_back("its end could not be judged")
+            for each in job.members:
+                each.go_back("its end could not be judged")
             self._conclude(line, job)
 
     def _judge(self, line: deque[Job], job: Job, end: Died | TimedOut | Cancelled) -> None:
@@ -132,7 +136,8 @@ class Batch:
         with self._changed:
             if self._closed:
                 return
-            job.ended = time.monotonic()
+            for each in job.members:
+                each.ended = time.monotonic()
             line.popleft()
             if line and not isinstance(job.todo, Ack):
                 why = f"message {job.delivery.message_id} of its group goes back to the queue"
@@ -176,6 +181,6 @@ def in_phases(jobs: list[Job], known: bool = False) -> list[list[deque[Job]]]:
     begun.sort(key=lambda line: max(job.begun_before for job in line))
     waited.sort(key=lambda line: -line[0].delivery.receive_count)
     if waited or again or begun:
-        for job in jobs:
-            job.ack_now = True
+        for each in (each for job in jobs for each in job.members):
+            each.ack_now = True
     return [phase for phase in (waited + fresh, again, *([line] for line in begun)) if phase]

@@ -6,6 +6,7 @@ import time
 
 from cloudq import states
 from cloudq.aws_lambda.budget import Budget
+from cloudq.brokers.base import Delivery
 from cloudq.errors import SoftTimeLimitExceeded
 from cloudq.execution.outcome import Outcome
 from cloudq.pools.base import Died, TimedOut, Watch
@@ -22,7 +23,8 @@ class Clipped:
         self._watch = watch
         self._budget = budget
         self._soft_is_ours = self._hard_is_ours = False
-        self.outcome: Outcome | None = None
+        #: By receipt: a run may be that of several messages.
+        self.outcomes: dict[str, Outcome] = {}
 
     def begin(self, soft: float | None, hard: float | None) -> None:
         """As Watch.begin."""
@@ -38,9 +40,9 @@ class Clipped:
         """As Watch.end."""
         self._watch.end()
 
-    def cut_short(self, outcome: Outcome) -> Died | None:
+    def cut_short(self, outcome: Outcome, delivery: Delivery) -> Died | None:
         """Asked by the lifecycle before it settles: was it the invocation's end that ended the task?"""
-        self.outcome = outcome
+        self.outcomes[delivery.receipt] = outcome
         struck = outcome.state == states.FAILURE and isinstance(outcome.error, SoftTimeLimitExceeded)
         return self._out_of_time() if struck and self._soft_is_ours else None
 

@@ -144,7 +144,9 @@ class Handler:
     def _job(self, delivery: Delivery, budget: Budget) -> Job:
         peeked = peek(delivery.body, delivery.message_id)
         task: Task[..., Any] | None = self.app.tasks.get(peeked.task)
-        return Job(delivery, peeked, budget, on_loop=task is not None and task.is_async)
+        if task is None:
+            return Job(delivery, peeked, budget, on_loop=False)
+        return Job(delivery, peeked, budget, on_loop=task.is_async, takes=task.batch or 1)
 
     def _behind(self, delivery: Delivery, budget: Budget) -> Job:
         """Not run: a record before it in its group could not be read."""

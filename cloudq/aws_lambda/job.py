@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cloudq.aws_lambda.budget import Budget
 from cloudq.aws_lambda.clipped import Clipped
 from cloudq.brokers.base import Delivery
+from cloudq.execution.outcome import Outcome
 from cloudq.runtime.verdict import Release, Verdict
 from cloudq.serializers.peek import Peek
 
@@ -21,6 +22,10 @@ class Job:
     budget: Budget
     #: Run by the pool of coroutines.
     on_loop: bool
+    #: Calls that one run of its task takes (``batch=``).
+    takes: int = 1
+    #: All jobs of its run, itself the first, if its task is one that takes several.
+    crew: tuple[Job, ...] = ()
     #: Others of the batch may end with the process: what is settled is deleted at once.
     ack_now: bool = False
     #: How often earlier deliveries were begun and never concluded.
@@ -50,7 +55,17 @@ class Job:
         self.ended = time.monotonic()
 
     @property
+    def members(self) -> tuple[Job, ...]:
+        """Whom its run concerns."""
+        return self.crew or (self,)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What came of the task's function; None when it did not run, or not to its end."""
+        return self.clipped.outcomes.get(self.delivery.receipt) if self.clipped is not None else None
+
+    @property
     def seconds(self) -> float | None:
         """How long the task's function ran; None when it did not."""
-        outcome = self.clipped.outcome if self.clipped is not None else None
+        outcome = self.outcome
         return outcome.runtime if outcome is not None else None

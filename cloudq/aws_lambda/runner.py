@@ -15,6 +15,7 @@ from cloudq.brokers.base import Broker
 from cloudq.brokers.claimcheck import ClaimCheck, ref_of
 from cloudq.errors import CloudQError, LeaseLost, NoDeadLetterQueue
 from cloudq.pools.base import Cancelled, Died, TimedOut, Watch
+from cloudq.runtime import batch
 from cloudq.runtime.lifecycle import Lifecycle
 from cloudq.runtime.settle import release_after
 from cloudq.runtime.verdict import ACK, Ack, Bury, Release, Verdict
@@ -59,10 +60,12 @@ class LambdaRunner:
         self.steering.look(job.budget)
         if not self._may_start(job):
             return self._unstarted(job)
-        self._suspects.mark(job.delivery, job.begun_before)
-        job.clipped = Clipped(watch, job.budget)
-        verdict = self._lifecycle.run(job.delivery, job.clipped)
-        return self._done(job, verdict)
+        self._mark(job)
+        clipped = _clipped(job, watch)
+        if job.crew:
+            verdicts = batch.run(self._lifecycle, [each.delivery for each in job.crew], clipped)
+            return self._done_all(job, verdicts)
+        return self._done(job, self._lifecycle.run(job.delivery, clipped))
 
     async def arun(self, job: Job, watch: Watch) -> Verdict:
         """The whole way, on this event loop."""
@@ -72,16 +75,23 @@ class LambdaRunner:
             await aio.to_thread(self.steering.look, job.budget)
         if not self._may_start(job):
             return self._unstarted(job)
-        await aio.to_thread(self._suspects.mark, job.delivery, job.begun_before)
-        job.clipped = Clipped(watch, job.budget)
-        verdict = await self._lifecycle.arun(job.delivery, job.clipped, aio.to_thread)
+        await aio.to_thread(self._mark, job)
+        clipped = _clipped(job, watch)
+        if job.crew:
+            deliveries = [each.delivery for each in job.crew]
+            verdicts = await batch.arun(self._lifecycle, deliveries, clipped, aio.to_thread)
+            return await aio.to_thread(self._done_all, job, verdicts)
+        verdict = await self._lifecycle.arun(job.delivery, clipped, aio.to_thread)
         return await aio.to_thread(self._done, job, verdict)
 
     def lost(self, job: Job, end: Died | TimedOut | Cancelled) -> Verdict:
         """The pool had to end it. Asks the store; never raises."""
         if isinstance(end, TimedOut) and job.clipped is not None:
             end = job.clipped.meant(end)
-        return self._carried_out(job, self._lifecycle.lost(job.delivery, end))
+        for each in job.members:
+            self._carried_out(each, self._lifecycle.lost(each.delivery, end))
+        assert job.verdict is not None
+        return job.verdict
 
     def close(self) -> None:
         """Nothing is held here: the app stays open between invocations."""
@@ -100,9 +110,18 @@ class LambdaRunner:
         return left >= ((self._limit_of(name) or 0.0) if needed is None else needed)
 
     def _unstarted(self, job: Job) -> Verdict:
-        job.unstarted = "no time left"
-        job.verdict = job.todo = UNSTARTED
+        for each in job.members:
+            each.go_back("no time left")
         return UNSTARTED
+
+    def _mark(self, job: Job) -> None:
+        for each in job.members:
+            self._suspects.mark(each.delivery, each.begun_before)
+
+    def _done_all(self, job: Job, verdicts: list[Verdict]) -> Verdict:
+        for each, verdict in zip(job.crew, verdicts, strict=True):
+            self._done(each, verdict)
+        return verdicts[0]
 
     def _done(self, job: Job, verdict: Verdict) -> Verdict:
         if job.seconds is not None:
@@ -158,3 +177,10 @@ class LambdaRunner:
             return
         if self._claims is not None and not refused:
             self._claims.forget([job.delivery.body])
+
+
+def _clipped(job: Job, watch: Watch) -> Clipped:
+    found = Clipped(watch, job.budget)
+    for each in job.members:
+        each.clipped = found
+    return found

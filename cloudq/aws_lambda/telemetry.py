@@ -38,7 +38,7 @@ class Telemetry:
 
     def _line(self, job: Job, request_id: str | None, now: float) -> dict[str, Any]:
         delivery, peeked = job.delivery, job.peeked
-        outcome = job.clipped.outcome if job.clipped is not None else None
+        outcome = job.outcome
         line: dict[str, Any] = {
             "message": f"task {peeked.task or '?'}[{peeked.id}] {_said(job)}",
             "level": "ERROR" if _is_bad(job) else "INFO",
@@ -93,7 +93,7 @@ def _text(error: BaseException) -> str:
 
 
 def _outcome(job: Job) -> str:
-    outcome = job.clipped.outcome if job.clipped is not None else None
+    outcome = job.outcome
     if outcome is not None:
         return outcome.state
     if job.unstarted is not None:

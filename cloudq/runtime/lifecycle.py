@@ -149,7 +149,7 @@ class Lifecycle:
     def settled(self, ready: Ready, outcome: Outcome, watch: Watch) -> Verdict:
         """A watch that cuts tasks short for its driver's sake says so here: they are lost, not at fault."""
         cut_short = getattr(watch, "cut_short", None)
-        end = cut_short(outcome) if cut_short is not None else None
+        end = cut_short(outcome, ready.delivery) if cut_short is not None else None
         return self.settle(ready, outcome) if end is None else self.lost(ready.delivery, end)
 
     def ack_early(self, ready: Ready) -> bool:

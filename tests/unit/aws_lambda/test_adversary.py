@@ -19,6 +19,7 @@ from cloudq import CloudQ
 from cloudq.aws_lambda import Handler, make_handler
 from cloudq.aws_lambda.batch import in_phases
 from cloudq.aws_lambda.budget import Budget
+from cloudq.aws_lambda.crews import collect
 from cloudq.aws_lambda.events import md5_of
 from cloudq.aws_lambda.job import Job
 from cloudq.aws_lambda.returns import Returns
@@ -371,6 +372,69 @@ def test_a_running_task_that_is_revoked_without_terminate_is_left_alone(
     sent = own.delay()
     assert start().once() == []
     assert ended == [sent.id]
+
+
+# --- batch tasks ------------------------------------------------------------------------------------------
+
+
+def crews(*jobs: Job) -> list[list[str]]:
+    return [[each.delivery.message_id for each in head.members] for head in collect(jobs)]
+
+
+def call(name: str, *, task: str = "t", queue: str = "q", count: int = 1, takes: int = 3) -> Job:
+    delivery = Delivery(queue, name, "{}", f"r-{name}", count, *[0.0] * 4)
+    return Job(delivery, Peek(task, name), Budget(60.0), on_loop=False, takes=takes)
+
+
+def test_calls_of_one_task_and_queue_go_together_up_to_what_it_takes() -> None:
+    jobs = [call(f"a{n}") for n in range(4)]
+    others = [call("b", task="u"), call("c", queue="p"), call("d", task="v", takes=1)]
+    assert crews(*jobs, *others) == [["a0", "a1", "a2"], ["a3"], ["b"], ["c"], ["d"]]
+
+
+def test_what_comes_again_or_has_its_order_runs_alone() -> None:
+    found = crews(call("a"), call("again", count=2), call("b"), *(call(n, queue="q.fifo") for n in "xy"))
+    assert found == [["a", "b"], ["again"], ["x"], ["y"]]
+
+
+@pytest.mark.parametrize("looped", [False, True], ids=["in a thread", "on the loop"])
+def test_a_batch_task_that_is_out_of_time_gives_all_its_calls_back(
+    app: CloudQ, start: Callable[..., Mapping], monkeypatch: pytest.MonkeyPatch, looped: bool
+) -> None:
+    monkeypatch.setattr("cloudq.aws_lambda.budget.LEAST", 20.0)
+    monkeypatch.setattr("cloudq.aws_lambda.budget.MOST", 0.99)
+
+    @app.task(batch=5)
+    def endless(requests: list[Any]) -> None:
+        while True:
+            time.sleep(0.005)
+
+    @app.task(batch=5)
+    async def aendless(requests: list[Any]) -> None:
+        await asyncio.sleep(1000)
+
+    sent = [(aendless if looped else endless).delay() for _ in range(3)]
+    failed = start().once(seconds=20.3)
+    assert len(failed) == 3
+    assert not any(each.ready() for each in sent), "they are not at fault: another invocation runs them"
+
+
+def test_each_call_of_a_batch_task_has_its_line_in_the_log(
+    app: CloudQ, start: Callable[..., Mapping], capsys: pytest.CaptureFixture[str]
+) -> None:
+    @app.task(batch=5)
+    def store(requests: list[Any]) -> list[Any]:
+        return [ValueError("not this one") if each.args[0] == 1 else len(requests) for each in requests]
+
+    sent = [store.delay(n) for n in range(3)]
+    assert start().once() == []
+    assert sent[0].get(timeout=1) == sent[2].get(timeout=1) == 3
+    lines = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    assert [(each["task_id"], each["outcome"]) for each in lines] == [
+        (sent[0].id, "SUCCESS"),
+        (sent[1].id, "FAILURE"),
+        (sent[2].id, "SUCCESS"),
+    ]
 
 
 # --- whose turn it is -------------------------------------------------------------------------------------

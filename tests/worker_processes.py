@@ -72,6 +72,26 @@ class Scene:
             started.wait_ready()
         return started
 
+    def function(self, *arguments: str, **env: str) -> WorkerProcess:
+        """Start a function behind an event source mapping; wait until it polls."""
+        self._number += 1
+        command = [
+            sys.executable,
+            "-m",
+            "cloudq",
+            "lambda",
+            "serve",
+            "-A",
+            "worker_app:app",
+            "-Q",
+            self.queue,
+        ]
+        started = WorkerProcess(
+            [*command, *arguments], self.env(**env), self.folder, self.folder / f"function-{self._number}.log"
+        )
+        started.wait_ready("mapping")
+        return started
+
     def cloudq(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
@@ -122,11 +142,11 @@ class WorkerProcess:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, said: str = "ready") -> None:
         def ready() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.text}")
-            return "ready" in self.text
+            return said in self.text
 
         eventually(f"ready: {self.text}", ready)
 

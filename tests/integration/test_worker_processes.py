@@ -1,4 +1,4 @@
-"""Real ``cloudq worker`` processes: every pool, every way a task may end."""
+"""Real ``cloudq worker`` processes, and a Lambda function behind a mapping: every pool, every way a task may end."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ WAIT = 15.0
         "prefork",
         pytest.param("solo", marks=pytest.mark.slow),
         pytest.param("threads on aws", marks=pytest.mark.slow),
+        pytest.param("lambda", marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
@@ -47,9 +48,16 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         queue.close()
         table.close()
     else:
-        with sqlite_scene(folder, visibility_timeout=2) as made:
+        # a function may take as long as its messages are hidden, a worker renews its leases
+        with sqlite_scene(folder, visibility_timeout=20 if pool == "lambda" else 2) as made:
             pass
-    with made.worker("-P", pool, "-c", "2", CLOUDQ_BROKER_LARGE_MESSAGES=kept(made)) as worker:
+    settings = {"CLOUDQ_BROKER_LARGE_MESSAGES": kept(made)}
+    if pool == "lambda":
+        with made.function("-c", "1", "--memory", "3538", "--timeout", "20", **settings) as function:
+            yield made
+            assert function.stop() == 0, function.text[-3000:]
+        return
+    with made.worker("-P", pool, "-c", "2", **settings) as worker:
         yield made
         assert worker.stop() == 0, worker.text[-3000:]
         assert "Traceback" not in worker.text.rpartition("stopping")[2]

@@ -21,6 +21,7 @@ from esm import Context, record
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from chaos.test_crash_points import QUEUE, SCENARIOS, VISIBILITY, Crash, Life, Scenario, World
 
+from cloudq import CloudQ
 from cloudq.aws_lambda import Handler, make_handler
 
 #: Those in which a test judges a dead worker by hand are no matter of Lambda's.
@@ -62,7 +63,14 @@ def live(world: World, life: Mortal, handler: Handler) -> None:
 
 @contextmanager
 def function(world: World, life: Mortal) -> Iterator[Handler]:
-    handler = make_handler(world.app(life), concurrency=1)
+    app = world.app(life)
+
+    @app.task(name="many", batch=10)
+    def many(requests: list[Any]) -> list[int]:
+        world.runs += [(f"many {each.args[0]}", each.retries, world.clock.time()) for each in requests]
+        return [each.args[0] * 2 for each in requests]
+
+    handler = make_handler(app, concurrency=1)
     handler._telemetry = Quiet()  # type: ignore[assignment]
     try:
         yield handler
@@ -99,7 +107,11 @@ def play(scenario: Scenario, crashes: list[int]) -> tuple[World, list[str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_may_die_anywhere(name: str) -> None:
-    scenario = SCENARIOS[name]
+    survives(SCENARIOS[name])
+
+
+def survives(scenario: Scenario) -> None:
+    """The end is right wherever the first function dies."""
     world, points = play(scenario, [])
     scenario.check(world, False)
     assert len(points) > 2, points
@@ -110,3 +122,32 @@ def test_a_function_may_die_anywhere(name: str) -> None:
             scenario.check(world, True)
         except AssertionError as error:
             raise AssertionError(f"after a death at {points[point]!r} ({point}): {error}") from error
+
+
+def a_batch_of_everything(app: CloudQ) -> None:
+    for name, args in (("fine", (1,)), ("fails", ()), ("refuses", ()), ("tries", ()), ("tracked", (2,))):
+        app.send_task(name, args, task_id=name)
+    for n in range(4):
+        app.send_task(
+            "many", (n,), task_id=f"many {n}", link=app.signature("follow", options={"task_id": f"after {n}"})
+        )
+
+
+def everything_ended(world: World, crashed: bool) -> None:
+    ends = {
+        "fine": "SUCCESS",
+        "fails": "FAILURE",
+        "refuses": "REJECTED",
+        "tries": "SUCCESS",
+        "tracked": "SUCCESS",
+    }
+    ends |= {f"{what} {n}": "SUCCESS" for n in range(4) for what in ("many", "after")}
+    found = {name: record.state for name in ends if (record := world.record(name)) is not None}
+    assert found == ends
+    assert [world.record(f"after {n}").result for n in range(4)] == [[0], [2], [4], [6]]  # type: ignore[union-attr]
+    assert {json.loads(each.body)["id"] for each in world.dead()} == {"refuses"}
+    assert crashed or len(world.runs) == 5 + 2 + 4 + 4, "nothing ran twice"
+
+
+def test_a_function_may_die_anywhere_in_a_batch_of_several() -> None:
+    survives(Scenario(a_batch_of_everything, everything_ended, set()))

@@ -245,13 +245,14 @@ class CloudQ(Watched, Workflows, Collecting):
         return uniqueness.publish(calls, *parts)
 
     def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
-        call = signature.clone(**options)
-        self.check_one(call)
-        task = self.tasks.get(call.task)
+        self.check_one(signature)
+        name, args, kwargs = signature["task"], signature["args"], signature["kwargs"]
+        task = self.tasks.get(name)
         if task is not None:
-            task.check_arguments(call.args, call.kwargs)
-        call.options.pop("add_to_parent", None)
-        return self.producer.prepare(call.task, call.args, call.kwargs, call.options)
+            task.check_arguments(args, kwargs)
+        given = {**signature["options"], **options}
+        given.pop("add_to_parent", None)
+        return self.producer.prepare(name, args, kwargs, given)
 
     async def asend_many(
         self, signatures: Iterable[Signature], **options: Unpack[CallOptions]

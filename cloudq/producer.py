@@ -105,9 +105,11 @@ class Producer:
         if self._routes is not self._conf.task_routes:  # they may be set at any time
             self._routes = self._conf.task_routes
             self._route = compile_routes(self._routes)
-        merged: dict[str, Any] = dict(self._route(name) or {})
+        merged: dict[str, Any] = dict(self._route(name) or ())
         for source in (self._defaults(name), options):
-            merged.update((key, value) for key, value in source.items() if value is not None)
+            for key, value in source.items():
+                if value is not None:
+                    merged[key] = value
         now = self._clock.time()
         eta = self._due(merged, now)
         queue = self.queue_for(merged.get("queue"), merged.get("priority"))
@@ -139,7 +141,7 @@ class Producer:
     ) -> Envelope:
         parent = current()
         task_id = merged.get("task_id") or ids.new_id()
-        headers = dict(merged.get("headers") or {})
+        headers = dict(merged.get("headers") or ())
         # the process that started it all is the one that waits, whoever sends the later steps
         mine = parent.headers.get(REPLY_TO) if parent else reply_queue(self._conf)
         reply_to = headers.pop(REPLY_TO, mine)
@@ -153,13 +155,13 @@ class Producer:
             task=name,
             id=task_id,
             args=tuple(args or ()),
-            kwargs=dict(kwargs or {}),
+            kwargs=dict(kwargs or ()),
             eta=eta,
-            expires=self._moment("expires", merged.get("expires"), now),
+            expires=self._moment("expires", merged["expires"], now) if "expires" in merged else None,
             root_id=merged.get("root_id") or _root_of(parent) or task_id,
             parent_id=merged.get("parent_id") or (parent.id if parent else None),
-            link=tuple(to_plain(each) for each in as_list(merged.get("link"))),
-            link_error=tuple(to_plain(each) for each in as_list(merged.get("link_error"))),
+            link=_plain_links(merged.get("link")),
+            link_error=_plain_links(merged.get("link_error")),
             time_limit=merged.get("time_limit"),
             soft_time_limit=merged.get("soft_time_limit"),
             headers=headers,
@@ -179,6 +181,8 @@ class Producer:
 
     def _due(self, merged: Mapping[str, Any], now: float) -> float | None:
         countdown, eta = merged.get("countdown"), merged.get("eta")
+        if countdown is None and eta is None:
+            return None
         if countdown is None:
             return self._moment("eta", eta, now, relative=False)
         if eta is not None:
@@ -233,6 +237,8 @@ class Producer:
         return self._one_shots().remove(task_id, tries)
 
     def _delay(self, due: float | None, now: float, queue: str) -> float:
+        if due is None:
+            return 0.0
         delay = hop.first_delay(due, now, self._broker().capabilities.max_delay)
         if delay > 0 and is_fifo(queue):
             raise Unsupported(
@@ -457,6 +463,10 @@ class Producer:
                 failures.pop(position, None)
             positions = again
             self._clock.sleep(wait)
+
+
+def _plain_links(links: Any) -> tuple[Mapping[str, Any], ...]:
+    return tuple(to_plain(each) for each in as_list(links)) if links else ()
 
 
 def _root_of(parent: Request | None) -> str | None:

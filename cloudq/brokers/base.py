@@ -242,7 +242,8 @@ def dead_letter_name(queue: str) -> str:
 
 def message_size(message: Message) -> int:
     """Bytes that count against SQS's limit: body, plus names, types and values of attributes."""
-    size = len(message.body.encode("utf-8", "surrogatepass"))
+    body = message.body
+    size = len(body) if body.isascii() else len(body.encode("utf-8", "surrogatepass"))
     for name, value in message.attributes.items():
         size += len(name) + len("String") + len(value.encode("utf-8", "surrogatepass"))
     return size

@@ -37,14 +37,16 @@ class _Counter:
     """One queue's letters, in the order in which they came; one call at a time."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._waiters = 0
         self.letters: list[_Letter] = []
         #: The letter of the caller who sends now.
         self.server: _Letter | None = None
 
     def take(self, most: int, room: int) -> list[_Letter]:
         """The letters of the next call: at least one, at most ``most`` of ``room`` bytes together."""
-        with self.changed:
+        with self.lock:
             taken, size = 1, self.letters[0].size
             while taken < min(most, len(self.letters)) and size + self.letters[taken].size <= room:
                 size += self.letters[taken].size
@@ -52,19 +54,29 @@ class _Counter:
             batch, self.letters = self.letters[:taken], self.letters[taken:]
             return batch
 
+    def wait(self) -> None:
+        """Until letters are settled, or another may send. Under the lock."""
+        self._waiters += 1
+        try:
+            self._changed.wait(LOOK)
+        finally:
+            self._waiters -= 1
+
     def tell(self) -> None:
         """Some letters are settled."""
-        with self.changed:
-            self.changed.notify_all()
+        with self.lock:
+            if self._waiters:
+                self._changed.notify_all()
 
     def leave(self, letter: _Letter) -> None:
         """Its caller goes, served or interrupted: another may send."""
-        with self.changed:
-            if letter in self.letters:
+        with self.lock:
+            if not letter.settled and letter in self.letters:
                 self.letters.remove(letter)
             if self.server is letter:
                 self.server = None
-            self.changed.notify_all()
+            if self._waiters:
+                self._changed.notify_all()
 
 
 class JoinedSends:
@@ -83,10 +95,10 @@ class JoinedSends:
         counter = self._counters.get(queue) or self._counters.setdefault(queue, _Counter())
         letter = _Letter(message)
         try:
-            with counter.changed:
+            with counter.lock:
                 counter.letters.append(letter)
                 while counter.server is not None and not letter.settled:
-                    counter.changed.wait(LOOK)
+                    counter.wait()
                 if not letter.settled:
                     counter.server = letter
             while not letter.settled:  # it is our turn; letters of others may have to go first
@@ -111,7 +123,8 @@ class JoinedSends:
                     each.error = ServiceUnavailable(
                         f"the thread that sent the message to {queue} was interrupted; it may have been sent"
                     )
-            counter.tell()
+            if len(batch) > 1:
+                counter.tell()
 
 
 def _deliver(broker: Broker, queue: str, batch: list[_Letter]) -> None:

@@ -68,6 +68,8 @@ def check(queue: str, message: Message, capabilities: BrokerCapabilities) -> int
 def _check_text(text: str, what: str) -> None:
     if not text:
         raise SerializationError(f"SQS refuses empty text: {what} is empty", "")
+    if text.isascii() and text.isprintable():  # as JSON is; told many times faster
+        return
     found = _BAD_CHARACTER.search(text)
     if found:
         raise SerializationError(

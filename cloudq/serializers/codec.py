@@ -189,7 +189,8 @@ class Codec:
             document["content"] = _content(found, encoding, data)
             return
         # paths begin at the arguments: $[0] is the first positional, $['x'] the keyword x
-        args, kwargs = tagged.to_plain(envelope.args), tagged.to_plain(envelope.kwargs)
+        args = tagged.to_plain(envelope.args) if envelope.args else []
+        kwargs = tagged.to_plain(envelope.kwargs) if envelope.kwargs else {}
         if compression is not None:
             data = _encode([args, kwargs])
             encoding, folded = self._fold(data, compression)

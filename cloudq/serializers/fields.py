@@ -45,9 +45,9 @@ def _shown(value: Any) -> str:
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise Fault(name, f"is text, not {kind(value)}")
-    return value
+    if isinstance(value, str):
+        return value
+    raise Fault(name, f"is text, not {kind(value)}")
 
 
 def _task(value: Any, name: str) -> str:

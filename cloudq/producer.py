@@ -107,9 +107,7 @@ class Producer:
             self._route = compile_routes(self._routes)
         merged: dict[str, Any] = dict(self._route(name) or ())
         for source in (self._defaults(name), options):
-            for key, value in source.items():
-                if value is not None:
-                    merged[key] = value
+            merged.update({key: value for key, value in source.items() if value is not None})
         now = self._clock.time()
         eta = self._due(merged, now)
         queue = self.queue_for(merged.get("queue"), merged.get("priority"))

@@ -56,7 +56,7 @@ class Callers:
     def queued(self, count: int, queue: str = "q") -> None:
         """Wait until so many letters wait."""
         deadline = time.monotonic() + PATIENCE
-        while len(self._sends._counters[queue].letters) < count:
+        while self._sends.waiting(queue) < count:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 

@@ -6,8 +6,10 @@ import warnings
 from typing import Any
 
 from cloudq import CloudQ
+from cloudq.brokers.base import Message
 from cloudq.control.roster import WorkerInfo
 from cloudq.dashboard import make_app
+from cloudq.dashboard.pages.letters import letters_of
 from cloudq.monitoring.history import HistorySink
 
 NASTY = "<script>alert(1)</script>"
@@ -67,6 +69,16 @@ class Browser:
         )
         assert found is not None
         return html.unescape(found[1])
+
+
+def bury(app: CloudQ, body: str, reason: str = "unknown_task", queue: str = "d") -> str:
+    """A dead letter; its message id, which is not the buried message's."""
+    before = {each.message_id for each in letters_of(app, queue).peek(1_000)}
+    app.broker.send(queue, [Message(body)])
+    [delivery] = app.broker.receive(queue, 1, 0.0, 30.0)
+    app.broker.bury(delivery, reason, f"because of {reason}")
+    [letter] = [each for each in letters_of(app, queue).peek(1_000) if each.message_id not in before]
+    return letter.message_id
 
 
 def beat(app: CloudQ, hostname: str, at: float, **fields: Any) -> None:

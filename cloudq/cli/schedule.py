@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import tzinfo
 from typing import Annotated, Any
 
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.beat.book import Book, Listed
-from cloudq.beat.marks import Mark, Marks
+from cloudq.beat.book import Book
+from cloudq.beat.rows import rows as rows_of
 from cloudq.beat.ticker import send_now
 from cloudq.cli.common import (
     AppOption,
@@ -25,7 +24,6 @@ from cloudq.cli.common import (
     print_json,
     print_table,
 )
-from cloudq.deploy.expressible import refusal
 from cloudq.deploy.sync import Plan, apply, make_plan, place_of
 from cloudq.errors import ScheduleError
 from cloudq.periodic import declared
@@ -47,11 +45,7 @@ def list_entries(
     """Every periodic task, when it runs next, and whether it is paused."""
     with one_line_errors():
         found = find_app(app, broker, result_backend, needed=True)
-        listed = Book(found).read()
-        marks = Marks(found)
-        marks.load()
-        now, zone = found.clock.time(), zone_of(found.conf)
-        rows = [_row(found, each, marks.get(name), now, zone) for name, each in listed.items()]
+        rows = rows_of(found)
         if as_json:
             print_json(rows)
             return
@@ -60,31 +54,6 @@ def list_entries(
             return
         columns = ("name", "task", "schedule", "state", "next (UTC)", "last sent (UTC)", "from")
         print_table(columns, ([_cell(row, column) for column in columns] for row in rows))
-
-
-def _state(app: CloudQ, each: Listed) -> str:
-    if each.fault:
-        return f"broken: {each.fault}"
-    if each.paused:
-        return "paused"
-    return "EventBridge" if app.conf.schedule_sync and refusal(app, each.entry) is None else "on"
-
-
-def _row(app: CloudQ, each: Listed, mark: Mark | None, now: float, zone: tzinfo) -> dict[str, Any]:
-    entry = each.entry
-    return {
-        "name": entry.name,
-        "task": entry.task,
-        "schedule": str(entry.schedule),
-        "state": _state(app, each),
-        "next": None if each.paused else entry.next_due(now, zone),
-        "last_sent": mark.sent if mark else None,
-        "from": "store" if each.stored else "code",
-        "catchup": entry.catchup,
-        "args": list(entry.args),
-        "kwargs": dict(entry.kwargs),
-        "options": dict(entry.options),
-    }
 
 
 def _cell(row: dict[str, Any], column: str) -> Any:

@@ -39,12 +39,24 @@ def shown_call(
     task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], hidden: Iterable[str] = ()
 ) -> tuple[str, str]:
     """The reprs of a call's arguments; what the task (None: it is not known here) calls sensitive is hidden."""
+    if getattr(task, "sensitive", None) is True:
+        return HIDDEN, HIDDEN
+    args, kwargs = without_sensitive(task, args, kwargs)
+    return shown(list(args), hidden), shown(dict(kwargs), hidden)
+
+
+def without_sensitive(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """A call's arguments with ``***`` in place of what the task calls sensitive."""
     names = getattr(task, "sensitive", None)
     if names is True:
-        return HIDDEN, HIDDEN
-    if names:
-        args, kwargs = _without(task, (names,) if isinstance(names, str) else names, args, kwargs)
-    return shown(list(args), hidden), shown(dict(kwargs), hidden)
+        return [HIDDEN for _ in args], dict.fromkeys(kwargs, HIDDEN)
+    return (
+        _without(task, (names,) if isinstance(names, str) else names, args, kwargs)
+        if names
+        else (args, kwargs)
+    )
 
 
 def shown_result(task: Any, value: Any, hidden: Iterable[str] = ()) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -11,8 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cloudq.app import CloudQ
+from cloudq.beat.book import Book
+from cloudq.beat.ticker import send_now
+from cloudq.dashboard import letter_actions
 from cloudq.dashboard.forms import BadInput, Form, local_path, read_form
 from cloudq.dashboard.guard import visit_of
+from cloudq.dashboard.pages.letters import edit_again
 from cloudq.dashboard.pages.task import is_alone, knows_call
 from cloudq.dashboard.site import Site
 from cloudq.errors import CloudQError
@@ -47,6 +51,8 @@ def _handler(site: Site, verb: str, act: Action) -> Callable[[Request], object]:
             said = await site.call(act, site.app, form, patience=max(PATIENCE, site.options.patience))
         except (CloudQError, BadInput) as error:
             logger.warning("%s: %s %r failed: %s", who, verb, told, error)
+            if (again := AGAIN.get(verb)) is not None:
+                return await again(site, request, form, str(error))
             return site.back(request, following, "error", str(error))
         finally:
             site.sampler.expire()
@@ -136,6 +142,29 @@ def _more(count: int) -> str:
     return f" and {count} more" if count > 0 else ""
 
 
+# --- schedules --------------------------------------------------------------------------------
+
+
+def _run_now(app: CloudQ, form: Form) -> str:
+    name = form.need("name")
+    listed = Book(app).get(name)
+    if listed.fault:
+        raise BadInput(f"{name} cannot be run: {listed.fault}")
+    return f"{name}: one run was sent, {send_now(app, listed.entry)}."
+
+
+def _pause_schedule(app: CloudQ, form: Form) -> str:
+    name = form.need("name")
+    Book(app).pause(name)
+    return f"{name} is paused."
+
+
+def _resume_schedule(app: CloudQ, form: Form) -> str:
+    name = form.need("name")
+    Book(app).resume(name)
+    return f"{name} goes on: what was due meanwhile is not made up for."
+
+
 ACTIONS: Final[Mapping[str, Action]] = {
     "pause-queue": _pause_queue,
     "resume-queue": _resume_queue,
@@ -145,4 +174,15 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "retry": _retry,
     "revoke": _revoke,
     "revoke-workflow": _revoke_workflow,
+    "redrive": letter_actions.redrive,
+    "redrive-fitting": letter_actions.redrive_fitting,
+    "redrive-edited": letter_actions.redrive_edited,
+    "delete": letter_actions.delete,
+    "run-now": _run_now,
+    "pause-schedule": _pause_schedule,
+    "resume-schedule": _resume_schedule,
+}
+#: Actions whose form is shown again, with what was written, when they fail.
+AGAIN: Final[Mapping[str, Callable[[Site, Request, Form, str], Awaitable[Response]]]] = {
+    "redrive-edited": edit_again,
 }

@@ -43,12 +43,15 @@ def test_one_queue_has_charts_and_its_workers(browser: Browser) -> None:
     assert "No queue &#39;nope&#39; is consumed" in browser.get("/queues/nope", 404)
 
 
-def test_workers_show_who_lives_and_who_vanished(browser: Browser) -> None:
+def test_workers_show_who_lives_and_who_vanished(browser: Browser, app: CloudQ) -> None:
     page = browser.get("/workers")
     assert ">online<" in page
     assert ">lost<" in page
     assert "This worker has vanished" in browser.get("/workers/w2")
     assert 'href="/tasks/t-1"' in browser.get("/workers/w1")
+    beat(app, "w3", app.clock.time() - 500.0, running=({"id": "t-9", "name": "gone", "since": 0.0},))
+    assert ">worker lost<" in browser.get("/tasks")
+    assert ">worker lost<" in browser.get("/tasks/t-9")
     assert "No worker of this name" in browser.get("/workers/%3Cb%3E", 404)
 
 

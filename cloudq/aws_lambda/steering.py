@@ -46,13 +46,10 @@ class Steering:
     def look(self, budget: Budget) -> None:
         """Look if it is time. Never raises, and waits for no store that is away or hangs: tasks run, the
         next look may work."""
-        if self.pause > 0 or not self._looking.acquire(blocking=False):
+        left = min(_LONGEST, _SHARE * budget.left())
+        if self.pause > 0 or left <= 0 or self._looking.locked():  # somebody does, or hangs there
             return
         self._next = time.monotonic() + self._interval
-        left = min(_LONGEST, _SHARE * budget.left())
-        if left <= 0:
-            self._looking.release()
-            return
         aside("looking for revocations", self._look, left)
 
     def stops(self, job: Job) -> Hit | None:
@@ -63,10 +60,9 @@ class Steering:
         return hit if hit is not None and hit.terminate else None
 
     def _look(self) -> None:
-        try:
-            assert self._revocations is not None
-            self._revocations.look()
-        except (OperationalError, CorruptRecord) as error:
-            logger.warning("looking for revocations: %s; trying again later", error)
-        finally:
-            self._looking.release()
+        assert self._revocations is not None
+        with self._looking:
+            try:
+                self._revocations.look()
+            except (OperationalError, CorruptRecord) as error:
+                logger.warning("looking for revocations: %s; trying again later", error)

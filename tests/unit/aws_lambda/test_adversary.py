@@ -202,6 +202,25 @@ def test_a_board_that_hangs_holds_up_no_task(
     assert sent.get(timeout=1) == 1
 
 
+def test_a_look_that_could_not_be_begun_is_made_the_next_time(
+    app: CloudQ, start: Callable[..., Mapping], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    mapping = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("cloudq.aws_lambda.steering.aside", lambda *_: None)  # no thread to be had
+        add.delay(1)
+        assert mapping.once() == []
+    sent = add.delay(2)
+    app.control.revoke(sent.id)
+    time.sleep(0.01)  # until the next look is due
+    assert mapping.once() == []
+    assert mapping.handler._steering._revocations.ids() == [sent.id]  # type: ignore[attr-defined]
+
+
 def test_marks_that_cannot_be_read_in_time_hold_up_no_task(
     app: CloudQ,
     start: Callable[..., Mapping],

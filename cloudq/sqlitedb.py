@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cloudq.errors import CloudQError, ImproperlyConfigured, ServiceUnavailable, StoreNotFound
 from cloudq.url import Url
@@ -65,8 +65,9 @@ class _Link:
         if found is not None:
             found.close()
 
-    def __del__(self) -> None:  # its thread has ended
-        with contextlib.suppress(Exception):
+    def __del__(self, quietly: Any = contextlib.suppress) -> None:
+        # Its thread has ended, or the process ends: then this module's names are gone already.
+        with quietly(Exception):
             self.close()
 
 

@@ -61,17 +61,17 @@ def read(event: Any, max_body: int) -> Request:
         raise HttpError(400, "this function answers HTTP requests: call it by its URL or an API Gateway")
     context = event["requestContext"]
     if "http" in context:
-        http = context["http"]
+        http = _part(context, "http")
         method, raw_path = str(http.get("method", "")), str(event.get("rawPath") or http.get("path") or "/")
         raw_query = str(event.get("rawQueryString") or "")
-        iam = (context.get("authorizer") or {}).get("iam") or {}
+        iam = _part(_part(context, "authorizer"), "iam")
         caller, address = iam.get("userArn"), http.get("sourceIp")
     else:
         method, raw_path = str(event.get("httpMethod", "")), str(event.get("path") or "/")
         raw_query = urlencode(_query(event))
-        identity = context.get("identity") or {}
+        identity = _part(context, "identity")
         caller, address = identity.get("userArn"), identity.get("sourceIp")
-    headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
+    headers = {str(name).lower(): str(value) for name, value in _part(event, "headers").items()}
     if not address:  # a load balancer appends whom it saw to what the caller claims
         address = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     stage = str(context.get("stage") or "")
@@ -92,8 +92,16 @@ def read(event: Any, max_body: int) -> Request:
     )
 
 
+def _part(of: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part that is an object, or empty. Raises HttpError: AWS sends nothing else."""
+    found = of.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise HttpError(400, f"{name} in the event is no object: this function answers HTTP requests")
+    return found
+
+
 def _query(event: Mapping[str, Any]) -> dict[str, str]:
-    return {str(k): str(v) for k, v in (event.get("queryStringParameters") or {}).items()}
+    return {str(k): str(v) for k, v in _part(event, "queryStringParameters").items()}
 
 
 def _body(event: Mapping[str, Any], most: int) -> bytes:

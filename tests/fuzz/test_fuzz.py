@@ -1,8 +1,9 @@
 """Whatever comes in from outside: never an unhandled error, never an execution, always a reason (issue 10).
 
 Texts are made from seeds (rightly written ones, kept in ``SEEDS`` and ``tests/golden/wire``) by
-cutting, repeating, swapping and replacing parts, and from nothing at all. Few examples in the fast
-tests, many in the slow ones; a failure prints the text, to be kept as a seed.
+cutting, repeating, swapping and replacing parts, and from nothing at all. 750 examples in the fast
+tests and 3,000 in the slow ones, both in CI; 50,000 by ``make long``; CLOUDQ_FUZZ_FACTOR multiplies.
+A failure prints the text, to be kept in ``FOUND``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cloudq import CloudQ
-from cloudq.aws_lambda.api import make_api
+from cloudq.aws_lambda.api import Api, make_api
 from cloudq.aws_lambda.events import parse
 from cloudq.brokers.base import Delivery
 from cloudq.errors import MessageError, ScheduleError
@@ -39,6 +40,14 @@ SEEDS = {
         json.dumps({"version": "2.0", "rawPath": "/tasks", "headers": {"content-type": "application/json"}, "requestContext": {"http": {"method": "POST", "path": "/tasks"}, "authorizer": {"iam": {"userArn": "arn"}}}, "body": json.dumps({"task": "safe.add", "args": [1, 2]}), "isBase64Encoded": False}),
         json.dumps({"httpMethod": "GET", "path": "/tasks/T1", "headers": None, "queryStringParameters": {"wait": "0.01"}, "requestContext": {"identity": {"userArn": "arn"}}, "body": None, "isBase64Encoded": False}),
     ],
+}  # fmt: skip
+#: What has gone wrong once, or came near it: fed to the readers each time.
+FOUND = {
+    "message": ['{"task": "t", "args": ' + "[" * 100_000, '{"task": "t", "args": [' + "9" * 5_000 + "]}", '{"task": "\\ud800"}', '{"task": "t", "eta": 1e999}', '{"task": "t", "headers": {"__type__": "dict", "__value__": [[{}, 1]]}}', '{"task": "t", "group": {"id": "g", "index": -1}}', '{"\\u0073igned": "{}"}', '{"signed": "{\\"signed\\": \\"{}\\"}", "signature": {}}'],
+    "cron": ["*/0 * * * *", "60 * * * *", "* * 31 2 *", "L * * * *", "\x00", "9" * 400],
+    "plain": ['{"every": 1e999}', '{"every": -1}', '{"crontab": {"minute": []}}', '{"solar": {"event": "x"}}', '{"cron": 7}'],
+    "event": ["[]", "null", '{"Records": {}}', '{"Records": [null]}', '{"Records": [{"messageId": 7, "body": null}]}', "[" * 100_000],
+    "request": ['{"requestContext": {"http": 7}}', '{"requestContext": {"http": {"method": "POST", "path": "/tasks"}, "authorizer": {"iam": {"userArn": "arn"}}}, "rawPath": "/tasks", "body": "' + "[" * 100_000 + '"}', '{"requestContext": {"identity": []}, "headers": []}'],
 }  # fmt: skip
 TOKENS = ['"', "{", "}", "[", "]", ":", ",", "null", "true", "-1", "1e999", "9" * 400, "\\u0000", "\\ud800", '""', "[]", "{}", "é", "\x00", "  ", "[" * 200, '{"__type__": "dict", "__value__": ', "cloudq-", "../", "arn:", "L", "/0", "*/"]  # fmt: skip
 
@@ -106,21 +115,23 @@ def read_event(text: str) -> None:
     assert all(each.why for each in parsed.unreadable)
 
 
-def ask_api(text: str) -> None:
+def ask_api(text: str, api: Api | None = None) -> None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = {"rawPath": text}
     if not isinstance(value, dict):  # API Gateway sends objects
         value = {"body": text, "rawPath": "/tasks", "requestContext": {"http": {"method": "POST"}}}
-    answer = API(value, None)
+    answer = (api or API)(value, None)
     assert isinstance(answer["statusCode"], int)
     assert 200 <= answer["statusCode"] < 500, answer
     json.loads(answer["body"] or "null")
     assert "Traceback" not in (answer["body"] or "")
 
 
-APP = CloudQ("safe", broker="memory://fuzz", backend="memory://fuzz")
+APP = CloudQ(
+    "safe", broker="memory://fuzz", backend="memory://fuzz", api_rate_limit=None, api_rate_limit_total=None
+)
 
 
 @APP.task(name="safe.add")
@@ -129,6 +140,7 @@ def add(x: int, y: int) -> int:
 
 
 API = make_api(APP, tasks=("safe.*",), auth="iam")
+SECRETS = make_api(APP, tasks=("safe.*",), auth="hmac", keys={"shop": "0123456789abcdef" * 2})
 
 
 @often(150)
@@ -162,25 +174,41 @@ def test_api_requests(text: str) -> None:
     ask_api(text)
 
 
+@often(100)
+@given(mutated("request"))
+def test_api_requests_under_shared_secrets(text: str) -> None:
+    ask_api(text, SECRETS)
+
+
+FEEDS = {
+    "message": decode,
+    "cron": read_schedule,
+    "plain": read_plain,
+    "event": read_event,
+    "request": ask_api,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("kind", "feed"),
-    [
-        ("message", decode),
-        ("cron", read_schedule),
-        ("plain", read_plain),
-        ("event", read_event),
-        ("request", ask_api),
-    ],
-)
-def test_much_more_of_each(kind: str, feed: Callable[[str], None]) -> None:
-    @often(600)
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("examples", [600, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", FEEDS)
+def test_much_more_of_each(kind: str, examples: int) -> None:
+    feed: Callable[[str], None] = FEEDS[kind]
+
+    @often(examples)
     @given(mutated(kind))
     def run(text: str) -> None:
         feed(text)
 
     run()
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+def test_what_was_found_once_is_refused_with_a_reason_each_time(kind: str) -> None:
+    feed: Callable[[str], None] = FEEDS[kind]
+    for text in FOUND[kind]:
+        feed(text)
 
 
 def test_the_seeds_themselves_are_right() -> None:

@@ -252,6 +252,13 @@ def look(shop: Shop, app: CloudQ, recorder: Recorder) -> None:
     for each in seen.recent:
         app.AsyncResult(each.id)._read()
     assert [each.dead for each in seen.queues] == [1, 1]
+    pytest.importorskip("starlette")
+    from dashboard_browser import Browser
+
+    browser = Browser(app, read_only=True)
+    paths = ["", f"queues/{shop.name}", "workers", "tasks", *(f"tasks/{each.id}" for each in seen.recent)]
+    for path in paths:
+        assert "may not" not in browser.get(f"/{path}")
 
 
 def redrive(shop: Shop, app: CloudQ, recorder: Recorder) -> None:

@@ -306,6 +306,19 @@ def test_kms_saying_no_to_a_key_buries_and_an_outage_does_not() -> None:
 # --- the results store -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", ["encrypted", "signed"])
+def test_a_value_moved_to_another_key_is_refused_by_either_seal(how: str) -> None:
+    inner = MemoryStore(ManualClock())
+    seal: Any = {"sealer": Sealer({"e1": ONE})} if how == "encrypted" else {"ring": KeyRing({"k": SECRET})}
+    store = SealedBackend(inner, **seal, required=True)
+    store.write("task/a", b"mine")
+    raw = inner.read("task/a")
+    assert raw is not None
+    inner.write("task/b", raw.value)
+    with pytest.raises(CorruptRecord, match="task/b"):
+        store.read("task/b")
+
+
 def test_a_sealed_store_shows_nothing_and_refuses_what_was_moved_or_changed() -> None:
     clock = ManualClock()
     inner = MemoryStore(clock)

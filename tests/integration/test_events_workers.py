@@ -81,6 +81,14 @@ def test_children_s_events_reach_every_sink(scene: Scene) -> None:
         }
         assert samples["task-succeeded", "worker_app.add"] == 5
         assert samples["task-failed", "worker_app.boom"] == 1
+        signals = {
+            sample.name: sample.value
+            for family in parser.text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels.get("queue") == scene.queue
+        }
+        assert signals["cloudq_queue_workers"] == 1
+        assert {"cloudq_queue_backlog_per_worker", "cloudq_queue_oldest_seconds"} <= set(signals)
 
         def logged() -> bool:
             lines = [json.loads(line) for line in worker.text.splitlines() if line.startswith("{")]

@@ -7,12 +7,44 @@ import pytest
 from worker_processes import Scene, sqlite_scene
 
 from cloudq import CloudQ
+from cloudq.backends.open import open_backend
+from cloudq.brokers.base import QueueSpec
+from cloudq.brokers.open import open_broker
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with sqlite_scene(tmp_path, visibility_timeout=60) as made:
         yield made
+
+
+@pytest.fixture
+def cloud(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> Scene:
+    """On SQS and DynamoDB, where a look at a queue's depth is a request, and is made every 15 seconds at the most."""
+    url = request.getfixturevalue("ministack_url")
+    made = Scene(tmp_path, f"sqs://?endpoint_url={url}", f"dynamodb://{unique}?endpoint_url={url}", unique)
+    queue, table = open_broker(made.broker), open_backend(made.backend)
+    queue.create_queue(QueueSpec(made.queue, 60.0))  # type: ignore[attr-defined]
+    table.create_table()  # type: ignore[attr-defined]
+    queue.close()
+    table.close()
+    return made
+
+
+def test_a_busy_worker_whose_queue_is_empty_does_not_grow(scene: Scene) -> None:
+    with CloudQ("client", broker=scene.broker, backend=scene.backend) as app:
+        with scene.worker(
+            "-P", "threads", "--autoscale", "4,1", CLOUDQ_WORKER_PREFETCH_MULTIPLIER="0"
+        ) as worker:
+            task = app.send_task("worker_app.nap", (3.0,), queue=scene.queue)
+            assert task.get(timeout=60) == "rested"
+            assert worker.stop() == 0
+        assert "autoscale:" not in worker.text
+
+
+@pytest.mark.slow
+def test_it_grows_by_what_waits_in_sqs(cloud: Scene) -> None:
+    test_a_worker_grows_while_messages_wait(cloud, "threads")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Depths are the broker's own (SQS: GetQueueAttributes, approximate). SQS tells no
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -106,6 +107,7 @@ class Waits:
         self._monotonic = monotonic
         #: (when, seconds), longest first: what is shorter than one that came later tells nothing.
         self._seen: deque[tuple[float, float]] = deque()
+        self._lock = threading.Lock()  # a queue has several polls, each with a thread
 
     def note(self, deliveries: Sequence[Delivery]) -> None:
         """One poll's messages."""
@@ -114,15 +116,18 @@ class Waits:
             return
         wait = max(map(_waited, first))
         now = self._monotonic()
-        while self._seen and self._seen[-1][1] <= wait:
-            self._seen.pop()
-        self._seen.append((now, wait))
+        with self._lock:
+            while self._seen and self._seen[-1][1] <= wait:
+                self._seen.pop()
+            while self._seen and self._seen[0][0] < now - TELLING:
+                self._seen.popleft()
+            self._seen.append((now, wait))
 
     def longest(self) -> float | None:
         """The longest wait within the last minute; None when nothing was received for the first time."""
         oldest = self._monotonic() - TELLING
-        seen = list(self._seen)  # a poll of another thread may add to it
-        return next((round(wait, 3) for at, wait in seen if at >= oldest), None)
+        with self._lock:
+            return next((round(wait, 3) for at, wait in self._seen if at >= oldest), None)
 
 
 def _waited(delivery: Delivery) -> float:

@@ -124,3 +124,21 @@ def test_history_survives_the_worker_and_names_the_dead(scene: Scene) -> None:
             bad.id
         ]
         assert app.history.task(good.id)[0].queue == scene.queue
+
+
+def test_a_killed_worker_costs_its_last_moments_of_history_and_no_task_is_unknown(scene: Scene) -> None:
+    with (
+        CloudQ("client", broker=scene.broker, backend=scene.backend, task_default_queue=scene.queue) as app,
+        scene.worker("-P", "threads", "-n", "w1", CLOUDQ_MONITORING="history") as worker,
+    ):
+        early = app.send_task("worker_app.add", (1, 2))
+        eventually(
+            "it is in history", lambda: [each.id for each in app.history.query().entries] == [early.id]
+        )
+        late = app.send_task("worker_app.add", (2, 3))
+        assert late.get(timeout=WAIT) == 5
+        worker.kill()
+        assert early.id in [each.id for each in app.history.query().entries]  # what was written stays
+        told = [app.history.task(each.id)[0] for each in (early, late)]
+        assert [each.state for each in told] == ["SUCCESS", "SUCCESS"]
+        assert told[0].result == "3"

@@ -68,7 +68,7 @@ def pollers() -> list[threading.Thread]:
 
 
 def none_left() -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60  # ten thousand waiters cost seconds, more on a busy machine
     while pollers() and time.monotonic() < end:
         time.sleep(0.005)
     return not pollers()

@@ -180,7 +180,7 @@ def test_a_queue_that_does_not_answer_holds_up_no_other(parts: Any) -> None:
     disposal.apply(deaf, ACK)
     time.sleep(0.02)  # its acknowledgement is on the way
     disposal.apply(other, ACK)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while not broker.acks and time.monotonic() < deadline:
         time.sleep(0.002)
 
@@ -196,7 +196,7 @@ def test_a_lone_acknowledgement_does_not_wait_long(parts: Any) -> None:
     one = delivery("1")
     leases.add([one])
     disposal.apply(one, ACK)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while not broker.acks and time.monotonic() < deadline:
         time.sleep(0.002)
 

@@ -81,7 +81,7 @@ class SqliteBackend:
         found: dict[str, Entry] = {}
         while batch := list(islice(remaining, _BATCH)):
             marks = ",".join("?" * len(batch))
-            statement = f"SELECT key, value, version, expires_at FROM entries WHERE key IN ({marks})"  # noqa: S608
+            statement = f"SELECT key, value, version, expires_at FROM entries WHERE key IN ({marks})"  # noqa: S608  question marks
             with self._database.reading() as db:
                 rows = db.execute(statement, batch).fetchall()
             for key, *rest in rows:

@@ -139,7 +139,7 @@ def _compiled(files: contents.Files, folder: Path, target: Target) -> contents.F
         "unchecked-hash", str(folder),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  pip, as a list
     if done.returncode:
         raise ImproperlyConfigured(f"not all modules can be compiled:\n{done.stdout.strip()[-2000:]}")
     return {

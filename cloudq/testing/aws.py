@@ -57,7 +57,7 @@ def on_moto(app: CloudQ, url: str, queues: Sequence[str] = (), **settings: Any) 
 
 def forget_everything(url: str) -> None:
     """Delete all that the moto server at ``url`` holds."""
-    request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")  # noqa: S310
+    request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")  # noqa: S310  our own server
     urllib.request.urlopen(request, timeout=10).close()  # noqa: S310  our own loopback server
 
 

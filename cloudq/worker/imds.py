@@ -63,7 +63,7 @@ class Imds:
             raise MetadataUnavailable(f"instance metadata gives no token: HTTP {error.code}") from error
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
-        request = urllib.request.Request(f"{self.endpoint}/latest/{path}", headers=headers, method=method)  # noqa: S310
+        request = urllib.request.Request(f"{self.endpoint}/latest/{path}", headers=headers, method=method)  # noqa: S310  the instance itself
         try:
             with self._opener.open(request, timeout=TIMEOUT) as answer:
                 text: str = answer.read().decode()

@@ -2,7 +2,7 @@
 
 Texts are made from seeds (rightly written ones, kept in ``SEEDS`` and ``tests/golden/wire``) by
 cutting, repeating, swapping and replacing parts, and from nothing at all. 750 examples in the fast
-tests and 3,000 in the slow ones, both in CI; 50,000 by ``make long``; CLOUDQ_FUZZ_FACTOR multiplies.
+tests and 3,000 in the slow ones, both in CI; 50,000 by ``make long``; CLOUDQ_TEST_FUZZ_FACTOR multiplies.
 A failure prints the text, to be kept in ``FOUND``.
 """
 
@@ -68,7 +68,7 @@ def mutated(draw: Callable[..., Any], kind: str) -> str:
 
 def often(count: int) -> Callable[[Any], Any]:
     checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-    factor = float(os.environ.get("CLOUDQ_FUZZ_FACTOR", "1"))
+    factor = float(os.environ.get("CLOUDQ_TEST_FUZZ_FACTOR", "1"))
     return settings(max_examples=int(count * factor), deadline=None, suppress_health_check=checks)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
+import hmac
 import json
 import logging
 import time
@@ -157,6 +159,20 @@ def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, 
     assert letter.reason == "undecodable"
     assert ran == []
     assert peak < 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize("text", ['{"task": "note"}', '{"task": "note", "id": "mine", "args": [1, "ü"]}'])
+def test_a_message_written_and_signed_by_hand_runs(box: Sandbox, text: str) -> None:
+    """By docs/reference/protocol.md, with nothing of cloudq; the bad ones above are its counterparts."""
+    moment = "2026-11-21T12:00:00Z"
+    parts = [part.encode() for part in (QUEUE, moment, text)]
+    data = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    mac = base64.b64encode(hmac.new(SECRET.encode(), data, hashlib.sha256).digest()).decode()
+    signature = {"alg": "hs256", "key": "k", "time": moment, "mac": mac}
+    box.app.broker.send(QUEUE, [Message(json.dumps({"v": 1, "signed": text, "signature": signature}))])
+    box.drain()
+    assert len(ran) == 1
+    assert box.buried == []
 
 
 def test_a_message_that_is_sent_again_is_recognised_by_its_id(box: Sandbox) -> None:

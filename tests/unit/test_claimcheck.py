@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from cloudq.errors import (
     Unsupported,
 )
 from cloudq.execution.call import NoWatch
+from cloudq.message import PayloadRef
 from cloudq.pools.base import Died
 from cloudq.runtime.verdict import Ack, Bury, Release
 from cloudq.serializers.peek import peek
@@ -147,6 +149,40 @@ def test_headers_travel_with_the_message_where_they_are_short_and_open(bench: Be
         assert one.lifecycle.run(delivery, NoWatch()) == Ack()
         one.acknowledge(delivery)
     assert closed.ran == [BIG]
+
+
+def test_an_encrypted_message_that_is_kept_elsewhere_is_encrypted_there_too() -> None:
+    key = base64.b64encode(bytes(range(32))).decode()
+    closed = Bench(security_encryption_keys={"k": key})
+    try:
+        closed.keep.delay("the secret " * 20_000)
+        name = closed.kept()[0].removeprefix("messages/")
+        text = closed.place.get(name, 1 << 20)
+        assert text is not None
+        assert b"the secret" not in text
+        assert b'"encrypted"' in text
+        assert closed.step() == [Ack()]
+        closed.keep.delay("the secret " * 20_000)
+        name = closed.kept()[0].removeprefix("messages/")
+        document = json.loads(closed.place.get(name, 1 << 20) or b"")
+        data = bytearray(base64.b64decode(document["encrypted"]["data"]))
+        data[1000] ^= 1
+        document["encrypted"]["data"] = base64.b64encode(bytes(data)).decode()
+        changed = json.dumps(document, separators=(",", ":")).encode()
+        closed.place.put(name, changed, closed.app.clock.time() + 100.0)
+        [delivery] = closed.receive()
+        ref = PayloadRef(closed.place.base + name, len(changed), hashlib.sha256(changed).hexdigest())
+        told = {
+            **json.loads(delivery.body),
+            "ref": ref.plain(),
+        }  # by somebody who may send and write, without keys
+        closed.app.broker.ack([delivery])
+        closed.app.broker.send("cloudq", [Message(json.dumps(told))])
+        [verdict] = closed.step()
+        assert isinstance(verdict, Bury)
+        assert verdict.reason == "decryption_failed"
+    finally:
+        closed.app.close()
 
 
 def test_a_look_at_a_large_task_in_hand_does_not_fetch_it(

@@ -20,6 +20,12 @@ PHASES: Final = (
     ("results", "consume with result"),
     ("chord", "a chord's member"),
 )
+#: Phases that make up a task's life.
+LIVES: Final = (
+    (("publish", "consume"), "**sent singly and run**"),
+    (("bulk", "consume"), "**sent in bulk and run**"),
+    (("bulk", "results"), "**sent in bulk, run, result kept**"),
+)
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -64,6 +70,14 @@ def ratios(figures: Figures, under: str) -> str:
     return table([f"over {titles[under]}", *titles.values()], rows)
 
 
+def _together(counted: dict[str, dict[str, float]], phases: Sequence[str]) -> dict[str, float]:
+    """What a task needs in these phases together; empty when one was not measured."""
+    if not all(phase in counted for phase in phases):
+        return {}
+    names = {name for phase in phases for name in counted[phase]}
+    return {name: sum(counted[phase].get(name, 0.0) for phase in phases) for name in names}
+
+
 def calls(figures: Figures) -> str:
     """Calls per task and dollars per million tasks, by phase."""
     titles = _titles(figures)
@@ -77,6 +91,14 @@ def calls(figures: Figures) -> str:
             ]
             rows.append([f"{title}, calls per task", *per_task])
             rows.append([f"{title}, $ per million tasks", *dollars])
+    for phases, title in LIVES:
+        lives = [_together(figures.calls.get(key, {}), phases) for key in titles]
+        if any(lives):
+            rows.append(
+                [f"{title}, calls per task", *(number(total(each), 2) if each else "" for each in lives)]
+            )
+            cost = [number(money.dollars_per_million(each), 3) if each else "" for each in lives]
+            rows.append([f"{title}, $ per million tasks", *cost])
     idle = [figures.best(key, "idle") for key in titles]
     if any(value is not None for value in idle):
         cost = [number(None if each is None else money.idle_dollars_a_month(each), 3) for each in idle]

@@ -13,6 +13,8 @@ class Sizes:
 
     whole: int = 10_000
     rounds: int = 3
+    #: Parts of a round that are measured one by one.
+    parts: int = 5
     members: int = 200
     idle_seconds: float = 60.0
     #: Seconds after which no other round is begun.

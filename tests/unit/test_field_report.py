@@ -12,6 +12,7 @@ from benchmarks.field.__main__ import arguments
 from benchmarks.field.contestants import roster
 from benchmarks.field.figures import Figures, difference, total
 from benchmarks.field.goals import GOALS
+from benchmarks.field.measures.throughput import parts
 from benchmarks.field.sizes import Sizes
 
 
@@ -107,6 +108,9 @@ def test_the_page_says_what_was_measured_and_where() -> None:
     assert "| consume | 1.00 | 2.20 |" in text
     assert "| consume, calls per task |  | 0.21 |" in text
     assert "| consume, $ per million tasks |  | 0.084 |" in text
+    assert "| **sent in bulk and run**, calls per task |  | 0.31 |" in text
+    assert "| **sent in bulk and run**, $ per million tasks |  | 0.124 |" in text
+    assert "sent singly and run" not in text  # single sends were not counted
     assert "| consume: CPU at most 2x the bare HTTP loop | 2.20x | **missed** |" in text
     assert "before: 0.3, after: 2.1" in text
 
@@ -195,6 +199,13 @@ def test_slow_contestants_get_fewer_tasks() -> None:
     assert sizes.tasks(roster.CLOUDQ) == 20_000
     assert sizes.tasks(roster.CELERY) < 2_000
     assert sizes.slow_tasks(roster.CELERY) < sizes.slow_tasks(roster.CLOUDQ)
+
+
+def test_a_round_is_measured_in_parts_of_whole_batches() -> None:
+    assert parts(10_000, 5) == [2000] * 5
+    assert parts(405, 5) == [90, 90, 90, 90, 45]
+    assert parts(20, 5) == [10, 10]
+    assert parts(7, 5) == [7]
 
 
 def test_sizes_that_measure_nothing_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,4 +17,4 @@ def measure(ground: Ground, contestant: Contestant, sizes: Sizes, figures: Figur
         publisher.do("bulk", count=count)
     ground.allow(queue, sizes.warm_up)
     with ground.worker(contestant, queue, results=True) as worker:
-        consume(ground, contestant, queue, worker, count, sizes.warm_up, figures, "results")
+        consume(ground, contestant, queue, worker, count, sizes, figures, "results")

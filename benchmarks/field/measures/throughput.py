@@ -19,7 +19,7 @@ def measure(ground: Ground, contestant: Contestant, sizes: Sizes, figures: Figur
         sent = _publish(ground, contestant, publisher, sizes, figures)
         ground.allow(queue, sizes.warm_up)
         with ground.worker(contestant, queue) as worker:
-            done = consume(ground, contestant, queue, worker, sent, sizes.warm_up, figures, "consume")
+            done = consume(ground, contestant, queue, worker, sent, sizes, figures, "consume")
             _latency(ground, contestant, publisher, queue, done, sizes, figures)
             for kind, megabytes in process.memory(process.tree(worker)).items():
                 figures.add(contestant.key, kind, megabytes)
@@ -28,18 +28,24 @@ def measure(ground: Ground, contestant: Contestant, sizes: Sizes, figures: Figur
 def _publish(
     ground: Ground, contestant: Contestant, publisher: Publisher, sizes: Sizes, figures: Figures
 ) -> int:
-    """Fill the queue; how many tasks are in it then."""
+    """Fill the queue; how many tasks are in it then. CPU is taken part by part: the best part counts."""
     publisher.do("single", count=sizes.warm_up)
     sent = sizes.warm_up
     tasks = sizes.tasks(contestant)
     for order, key, count in (("single", "publish", sizes.singles(contestant)), ("bulk", "bulk", tasks)):
         before = ground.counts(contestant, "publisher")
-        spent = publisher.do(order, count=count)["cpu"]
-        figures.add(contestant.key, key, spent / count * 1e6)
+        for part in parts(count, sizes.parts):
+            figures.add(contestant.key, key, publisher.do(order, count=part)["cpu"] / part * 1e6)
         calls = difference(ground.counts(contestant, "publisher"), before)
         figures.count(contestant.key, key, calls, count)
         sent += count
     return sent
+
+
+def parts(count: int, most: int) -> list[int]:
+    """``count`` in about equal parts of whole tens, as far as that goes: batches are of ten."""
+    size = max(10, -(-count // most // 10) * 10)
+    return [min(size, count - start) for start in range(0, count, size)]
 
 
 def consume(
@@ -48,26 +54,28 @@ def consume(
     queue: str,
     worker: int,
     sent: int,
-    warm_up: int,
+    sizes: Sizes,
     figures: Figures,
     key: str,
 ) -> int:
-    """CPU and calls per task from the end of the warm-up until the queue is empty.
+    """CPU and calls per task from the end of the warm-up until the queue is empty, part by part.
 
     The queue was allowed to give away the warm-up's messages and no more.
     """
-    first = ground.until_deleted(contestant, queue, warm_up)
+    first = done = ground.until_deleted(contestant, queue, sizes.warm_up)
     pids = process.tree(worker)
     calls = ground.counts(contestant, "worker")
-    before, began = process.cpu_seconds(pids), time.perf_counter()
+    for part in parts(sent - done, sizes.parts):
+        before, began = process.cpu_seconds(pids), time.perf_counter()
+        ground.allow(queue, part)
+        done = ground.until_deleted(contestant, queue, done + part)
+        spent, took = process.cpu_seconds(pids) - before, time.perf_counter() - began
+        figures.add(contestant.key, key, spent / part * 1e6)
+        if key == "consume":
+            figures.add(contestant.key, "rate", part / took)
     ground.allow(queue, None)
-    done = ground.until_deleted(contestant, queue, sent)
-    spent, took = process.cpu_seconds(pids) - before, time.perf_counter() - began
-    tasks = done - first
-    figures.add(contestant.key, key, spent / tasks * 1e6)
-    if key == "consume":
-        figures.add(contestant.key, "rate", tasks / took)
-    figures.count(contestant.key, key, difference(ground.counts(contestant, "worker"), calls), tasks)
+    counted = difference(ground.counts(contestant, "worker"), calls)
+    figures.count(contestant.key, key, counted, done - first)
     return done
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
 
@@ -97,6 +100,17 @@ def _serve(made: Any, host: str, port: int, root_path: str) -> None:
 
     class Server(uvicorn.Server):
         """Ends the streams before it waits for connections to end."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """As uvicorn's own, but being told to stop is no failure: the process ends with 0."""
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            before = {each: signal.signal(each, self.handle_exit) for each in numbers}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             made.state.site.sampler.stop()

@@ -144,7 +144,7 @@ class Guard:
         path = request.scope["path"].removeprefix(visit.root)
         if path.startswith(_OPEN) and request.method != "POST":
             visit.cookies.clear()
-            visit.cache = "no-cache"
+            visit.cache = "public, max-age=3600"  # their addresses name the release
             return None
         visit.user = await self._user(request, visit)
         if path == _LOGIN and self._options.token is not None:

@@ -15,6 +15,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+import cloudq
 from cloudq.app import CloudQ
 from cloudq.dashboard import words
 from cloudq.dashboard.guard import flash_cookie, visit_of
@@ -122,6 +123,7 @@ class Site:
         return self._templates.get_template(template).render(
             request=request,
             visit=visit,
+            version=cloudq.__version__,
             name=self.app.main,
             read_only=self.options.read_only,
             signs_in=self.options.token is not None,

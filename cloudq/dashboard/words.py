@@ -34,6 +34,8 @@ def lasted(seconds: float | None) -> str:
     """A length of time: 250 ms, 4.2 s, 12 min, 3 h, 2 d."""
     if seconds is None:
         return ""
+    if 0 < seconds < 0.001:
+        return "<1 ms"
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):

@@ -22,7 +22,7 @@ from cloudq.results.record import Record
 from cloudq.workflows import shape as shapes
 from cloudq.workflows.again import CALL
 from cloudq.workflows.members import CAUSE
-from cloudq.workflows.tree import Node, tree_of
+from cloudq.workflows.tree import Node, Tree, tree_of
 
 #: Tasks of a workflow that are drawn without being asked to: each is read.
 DRAWN: Final = 500
@@ -53,6 +53,12 @@ class Found:
         if record is None or not (record.failed or (record.state == states.RETRY and CALL in record.extra)):
             return False
         return not is_alone(record) or knows_call(record)
+
+    @property
+    def unfinished(self) -> bool:
+        """Is there something of its workflow to revoke, as far as it is drawn?"""
+        drawn = Tree(self.flow).ids() if self.flow else ()
+        return self.large or any(not states.is_final(state) for _, state in drawn)
 
     @property
     def was_not_kept(self) -> bool:
@@ -142,7 +148,8 @@ def _shown(app: CloudQ, found: Found, running_name: str) -> dict[str, Any]:
         return values
     if record.args is not None or record.kwargs is not None:
         known = shown_call(task, record.args or (), record.kwargs or {}, hidden)
-        values["args"], values["kwargs"] = known if task else (values["args"] or UNKNOWN, values["kwargs"])
+        if last is None:  # the history's are those that the worker has seen, a chord's results included
+            values["args"], values["kwargs"] = known if task else (UNKNOWN, "")
     values["error"] = None
     if isinstance(record.result, BaseException):
         values["error"] = f"{type(record.result).__name__}: {record.result}"

@@ -29,7 +29,7 @@ def test_every_answer_has_its_security_headers(browser: Browser, path: str) -> N
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert headers["referrer-policy"] == "same-origin"
-    assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
+    assert headers["cache-control"] == ("public, max-age=3600" if path.startswith("/static") else "no-store")
 
 
 def test_no_page_has_a_script_or_a_style_of_its_own(browser: Browser) -> None:

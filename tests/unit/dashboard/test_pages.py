@@ -249,7 +249,7 @@ def test_pages_live_below_a_mount(app: CloudQ) -> None:
     assert "Path=/ops/cloudq; " in first.headers["set-cookie"]
     page = first.text
     assert 'href="/ops/cloudq/queues/a"' in page
-    assert 'href="/ops/cloudq/static/style.css"' in page
+    assert 'href="/ops/cloudq/static/style.css?v=' in page
     assert browser.client.get("/ops/cloudq/static/style.css").status_code == 200
     assert "t-0" in browser.get("/ops/cloudq/tasks")
     response = browser.post(

@@ -28,6 +28,7 @@ from cloudq.backends.base import (
     check_folder,
     check_key,
 )
+from cloudq.backends.dynamodb_group import First, FirstWrites
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import (
     Conflict,
@@ -60,8 +61,11 @@ _IS_ABSENT: Final = "attribute_not_exists(pk) OR #exp <= :now"
 
 
 def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> DynamoBackend:
-    """``dynamodb://table?region=&endpoint_url=&profile=&driver=lean&ttl_attribute=ttl``"""
-    options = url.options(("region", "endpoint_url", "profile", "driver", "ttl_attribute"))
+    """``dynamodb://table?region=&endpoint_url=&profile=&driver=lean&ttl_attribute=ttl&group_commit=false``
+
+    ``group_commit``: first writes of threads that write at once go together (``dynamodb_group``).
+    """
+    options = url.options(("region", "endpoint_url", "profile", "driver", "ttl_attribute", "group_commit"))
     if not url.host or url.path:
         raise ImproperlyConfigured(
             f"dynamodb:// names one table and nothing more, got {url}: write dynamodb://cloudq-results"
@@ -75,7 +79,12 @@ def from_url(url: Url, clock: Clock = SYSTEM_CLOCK) -> DynamoBackend:
         options.get("profile"),
         options.get("driver", "lean"),
     )
-    return DynamoBackend(port, url.host, url=str(url), ttl_attribute=ttl_attribute, clock=clock)
+    grouped = options.get("group_commit", "false")
+    if grouped not in ("true", "false"):
+        raise ImproperlyConfigured(f"dynamodb://: group_commit is true or false, not {grouped!r}")
+    return DynamoBackend(
+        port, url.host, url=str(url), ttl_attribute=ttl_attribute, clock=clock, group_commit=grouped == "true"
+    )
 
 
 def to_item_key(key: str) -> dict[str, dict[str, str]]:
@@ -160,20 +169,28 @@ class DynamoOperations:
 
     def write(self, key: str, value: bytes, when: Condition, expires_at: float | None) -> Operation[Version]:
         """See ``ResultBackend.write``: one PutItem."""
+        return (yield from self.put(key, self.item(key, value, expires_at), when))
+
+    def item(self, key: str, value: bytes, expires_at: float | None) -> dict[str, Any]:
+        """The item of an entry, with a fresh version. Raises ValueTooLarge."""
         if len(value) > self._max_value:
             raise ValueTooLarge(
                 f"{key!r}: {len(value)} bytes, a DynamoDB item holds {self._max_value}: add a tier for large "
                 "values (dynamodb://TABLE?large=s3://BUCKET), or return a reference instead"
             )
-        version = os.urandom(8).hex()
         item: dict[str, Any] = {
             **to_item_key(check_key(key)),
             "value": {"B": value},
-            "ver": {"S": version},
+            "ver": {"S": os.urandom(8).hex()},
         }
         if expires_at is not None:
             item["exp"] = {"N": repr(float(expires_at))}
             item[self._ttl] = {"N": str(math.ceil(expires_at))}
+        return item
+
+    def put(self, key: str, item: Item, when: Condition) -> Operation[Version]:
+        """Write an item. The same one may have been written before, by a call whose answer was lost."""
+        version = Version(item["ver"]["S"])
         params = {"TableName": self._table, "Item": item, **self._condition(when)}
         try:
             yield from self._call("PutItem", params)
@@ -182,7 +199,7 @@ class DynamoOperations:
             # A retry after a lost answer meets what its first try wrote.
             if present is None or present.version != version:
                 raise Conflict(key, present) from error
-        return Version(version)
+        return version
 
     def delete(self, key: str, when: Condition) -> Operation[None]:
         """See ``ResultBackend.delete``: one DeleteItem."""
@@ -299,8 +316,10 @@ class DynamoBackend:
         ttl_attribute: str = "ttl",
         max_value: int = MAX_VALUE,
         clock: Clock = SYSTEM_CLOCK,
+        group_commit: bool = False,
     ) -> None:
         self._port = port
+        self._firsts = FirstWrites(table, port.call, clock) if group_commit else None
         self._max_value = max_value
         self._clock = clock
         self._url = url or f"dynamodb://{table}"
@@ -323,7 +342,15 @@ class DynamoBackend:
     def write(
         self, key: str, value: bytes, when: Condition = ALWAYS, expires_at: float | None = None
     ) -> Version:
-        return self._run(self.operations.write(key, value, when, expires_at))
+        if self._firsts is None or when != ABSENT:
+            return self._run(self.operations.write(key, value, when, expires_at))
+        item = self.operations.item(key, value, expires_at)
+
+        def alone() -> None:
+            self._run(self.operations.put(key, item, when))
+
+        self._firsts.write(First(item, alone), len(value))
+        return Version(item["ver"]["S"])
 
     def delete(self, key: str, when: Condition = ALWAYS) -> None:
         self._run(self.operations.delete(key, when))

@@ -22,7 +22,9 @@ class JoinedSends:
         Messages of one thread keep their order. A caller whose thread was interrupted while somebody else
         sent its message does not know whether that went out.
         """
-        joint = self._queues.get(queue) or self._queues.setdefault(queue, self._joint(queue))
+        joint = self._queues.get(queue)
+        if joint is None:
+            joint = self._queues.setdefault(queue, self._joint(queue))
         found: str = joint.do(message, message_size(message))
         return found
 

@@ -188,3 +188,19 @@ def test_one_who_is_interrupted_while_sending_leaves_nobody_waiting(gate: Gate, 
     assert isinstance(struck, KeyboardInterrupt)
     assert "may have been sent" in str(other)
     assert callers.outcomes["later"] == "id-later"
+
+
+def test_a_lone_caller_makes_nothing_anew(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    joint = JoinedSends._joint
+
+    def count(self: JoinedSends, queue: str) -> Any:
+        made.append(queue)
+        return joint(self, queue)
+
+    monkeypatch.setattr(JoinedSends, "_joint", count)
+    sends = JoinedSends(lambda: gate)  # type: ignore[arg-type,return-value]
+    let(gate, 3)
+    for _ in range(3):
+        sends.send("q", Message("a"))
+    assert made == ["q"]

@@ -23,6 +23,10 @@ def main() -> int:
         print(f"pip-audit could not ask for advisories, nothing is known: {last}")  # noqa: T201
         return 0
     skipped = [each["name"] for each in found if "skip_reason" in each]
+    if found and len(skipped) == len(found):
+        why = found[0]["skip_reason"]
+        print(f"pip-audit could ask for none of {len(found)} packages, nothing is known: {why}")  # noqa: T201
+        return 0
     holes = [(each, hole) for each in found for hole in each.get("vulns", ()) if hole["id"] not in ACCEPTED]
     for each, hole in holes:
         fixed = ", ".join(hole["fix_versions"]) or "no release yet"

@@ -143,7 +143,7 @@ def surroundings(figures: Figures) -> str:
         if key in figures.values
     )
     return (
-        f"Measured {about['date']} in {about['seconds']:,} s: {about['rounds']} rounds in turns, {about['tasks']:,} "
+        f"Measured {about['date']} in {about['seconds']:,} s: {about['rounds']} {'rounds' if about['rounds'] > 1 else 'round'} in turns, {about['tasks']:,} "
         f"tasks a round for the fastest, {about['concurrency']} threads a worker "
         f"({about['slow_concurrency']} where calls are slow), Python {about['python']}, "
         f"{about['cores']} cores. Load of the machine (processes that want to run, average of a minute) before: "

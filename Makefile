@@ -69,6 +69,15 @@ audit: $(STAMP) ## Look for unsafe code, and for known holes in what is installe
 bench: .venv-bench/.installed ## Run cloudq, bare loops, Celery, Dramatiq and taskiq side by side; ARGS="--tasks 5000 --only cloudq,http"
 	.venv-bench/bin/python -m benchmarks.field --json field.json --plot field.png $(ARGS)
 
+# checkov pins a hundred packages of its own: it has an environment of its own
+.venv-checkov/.installed: $(STAMP) requirements/checkov.txt
+	$(PYTHON) -m venv .venv-checkov
+	$(BIN)/uv pip install -q --python .venv-checkov/bin/python -r requirements/checkov.txt
+	@touch $@
+
+checkov: .venv-checkov/.installed ## Check the Terraform modules for unsafe settings; each exception has its reason beside it
+	.venv-checkov/bin/checkov -d terraform/modules --framework terraform --skip-download --compact --quiet
+
 check: lint types architecture audit ## All checks that are not tests
 
 clean: ## Remove environments and caches

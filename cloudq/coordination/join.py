@@ -40,7 +40,6 @@ from typing import Final
 from cloudq.backends.base import ResultBackend, check_key
 from cloudq.clock import Clock
 from cloudq.coordination import cas
-from cloudq.coordination.turns import turn
 from cloudq.errors import CorruptRecord
 
 #: Names per folder: one page of a listing everywhere, and few enough to read at once.
@@ -153,19 +152,18 @@ class Join:
         what is sent must carry an id derived from the join's, so that the second is recognised.
         Whoever got True from ``arrive`` or ``close`` calls this, and does not acknowledge before.
         """
-        with turn(self._root):  # many threads of a worker finish together, and sending may read all results
-            if self.fired():
-                return False
-            send()
-            cas.ensure(
-                self._store,
-                f"{self._root}/fired",
-                _MARK,
-                clock=self._clock,
-                expires_at=self._expiry(),
-                rand=self._rand,
-            )
-            return True
+        if self.fired():
+            return False
+        send()
+        cas.ensure(
+            self._store,
+            f"{self._root}/fired",
+            _MARK,
+            clock=self._clock,
+            expires_at=self._expiry(),
+            rand=self._rand,
+        )
+        return True
 
     def reopen(self, index: int) -> None:
         """Member ``index`` is to arrive again, and the follow-up to be sent again. Repeatable.

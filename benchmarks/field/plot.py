@@ -20,13 +20,15 @@ COLOURS: Final = {
 
 
 def draw(figures: Figures, path: Path) -> None:
-    """Write the picture. Raises ImportError where matplotlib is not installed."""
+    """Write the picture, if anything that it shows was measured. Raises ImportError without matplotlib."""
+    shown = [each for each in SHOWN if any(figures.best(key, each) for key in figures.values)]
+    if not shown:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [each for each in SHOWN if any(figures.best(key, each) for key in figures.values)]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
     figure, axes = pyplot.subplots(

@@ -141,6 +141,6 @@ def test_no_task_is_lost_in_a_long_storm_on_sqlite(sqlite: Scene, pool: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize("pool", [pytest.param("threads", marks=pytest.mark.long), "prefork"])
 def test_no_task_is_lost_in_a_long_storm_on_aws(aws: Scene, pool: str) -> None:
     storm(aws, pool, tasks=2000, kills=20, concurrency=3, pause=(0.3, 1.2), task_time=0.05)

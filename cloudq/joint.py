@@ -5,7 +5,9 @@ A caller who is alone never waits for company; each gets an outcome of its own.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
@@ -53,6 +55,10 @@ class Joint(Generic[C]):
         self._deliver = deliver
         self._limits = limits
         self._interrupted = interrupted
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiters = 0
@@ -75,7 +81,10 @@ class Joint(Generic[C]):
                 if not letter.settled:
                     self._server = letter
             while not letter.settled:  # it is our turn; letters of others may have to go first
-                self._serve()
+                if self._is_lost(letter):
+                    letter.fail(self._interrupted())
+                else:
+                    self._serve()
         finally:
             if self._server is letter or not letter.settled:
                 self._leave(letter)
@@ -98,6 +107,11 @@ class Joint(Generic[C]):
             with self._lock:
                 if self._waiters:
                     self._changed.notify_all()
+
+    def _is_lost(self, letter: Letter[C]) -> bool:
+        """Was it taken by a thread that was struck down before it could settle it?"""
+        with self._lock:
+            return letter not in self._letters
 
     def _take(self) -> list[Letter[C]]:
         """The letters of the next call: at least one."""
@@ -127,3 +141,16 @@ class Joint(Generic[C]):
                 self._server = None
             if self._waiters:
                 self._changed.notify_all()
+
+
+_all: Final[weakref.WeakSet[Joint[Any]]] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child: whoever made a call, or waited, is a thread of the parent."""
+    for each in list(_all):
+        each._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -204,3 +206,36 @@ def test_a_lone_caller_makes_nothing_anew(gate: Gate, monkeypatch: pytest.Monkey
     for _ in range(3):
         sends.send("q", Message("a"))
     assert made == ["q"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    gate = Gate()
+    sends = JoinedSends(lambda: gate)  # type: ignore[arg-type,return-value]
+    callers = Callers(sends)
+    callers.call("a")
+    assert gate.arrived.acquire(timeout=PATIENCE)  # the parent's call is under way
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        gate.let = threading.Semaphore(1)
+        os._exit(0 if sends.send("q", Message("b")) == "id-b" else 1)
+    _, status = os.waitpid(child, 0)
+    gate.let.release()
+    assert (os.waitstatus_to_exitcode(status), gate.calls) == (0, [["a"]])
+
+
+def test_a_message_that_was_lost_with_the_thread_that_took_it_is_told() -> None:
+    gate = Gate()
+    sends = JoinedSends(lambda: gate)  # type: ignore[arg-type,return-value]
+    callers = Callers(sends)
+    callers.call("a")
+    assert gate.arrived.acquire(timeout=PATIENCE)
+    callers.call("b")
+    callers.queued(1)
+    sends._queues["q"]._letters.clear()  # as if it was struck down between taking and sending
+    gate.let.release()
+    for each in callers._threads:
+        each.join(PATIENCE)
+    assert callers.outcomes["a"] == "id-a"
+    assert isinstance(callers.outcomes["b"], ServiceUnavailable)

@@ -153,17 +153,60 @@ def _text(moment: float) -> str:
 
 @contextmanager
 def _changed(path: Path) -> Iterator[dict[str, dict[str, Any]]]:
-    """The file's keys, written back whole at the end: a crash leaves the old file or the new one."""
-    found = read_key_file(path) if path.exists() else {"signing": {}, "encryption": {}}
-    yield found
+    """The file's keys, written back whole at the end: a crash leaves the old file or the new one, and of
+    two who change it at once the second sees what the first has written."""
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent) as folder:
+        found = read_key_file(path) if path.exists() else {"signing": {}, "encryption": {}}
+        yield found
+        _replace(path, json.dumps(found, indent=1))
+        if folder is not None:
+            os.fsync(folder)  # the new name, too, outlives a loss of power
+
+
+def _replace(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+            file.write(text)
+            _give_to_owner(file.fileno(), path)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _give_to_owner(handle: int, path: Path) -> None:
+    """Root may rotate a service's keys: the file stays the service's, who alone may read it."""
+    if os.name == "posix" and path.exists():
+        owner = path.stat()
+        if owner.st_uid != os.geteuid():
+            os.fchown(handle, owner.st_uid, owner.st_gid)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int | None]:
+    """One at a time may change key files in a folder; the lock ends with the process, however it ends.
+
+    The folder itself is locked: a file beside the keys would stay, and the keys' own is replaced.
+    """
+    if os.name != "posix":
+        yield None
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"the folder {folder} cannot be locked ({error.strerror}), so a change of its keys might be "
+                "lost: keep the key file on a local disk, and copy it from there"
+            ) from error
+        yield handle
+    finally:
+        os.close(handle)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -431,6 +434,77 @@ def test_a_crash_while_writing_leaves_the_old_key_file(file: Path, monkeypatch: 
         keyfile.rotate(file, "signing", 1.0)
     assert file.read_text() == before
     assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+ROTATIONS = """
+import sys, time
+from pathlib import Path
+from cloudq.security import keyfile
+name = keyfile._name
+def slowly(*given):  # between reading and writing
+    time.sleep(0.02)
+    return name(*given)
+keyfile._name = slowly
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(10):
+    print(keyfile.rotate(Path(sys.argv[1]), "signing", 1.0)[0], flush=True)
+"""
+
+
+def test_of_two_processes_that_rotate_at_once_neither_loses_the_others_keys(file: Path) -> None:
+    first = keyfile.new_key(file, "signing", 0.0)
+    command = [sys.executable, "-c", ROTATIONS, str(file)]
+    racers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for each in racers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in racers:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    made = [name for each in racers for name in each.communicate(timeout=60)[0].split()]
+    assert [each.returncode for each in racers] == [0, 0]
+    assert len(set(made)) == 20
+    assert set(read_key_file(file)["signing"]) == {first, *made}
+    writing = [row.id for row in keyfile.listed(file, 2.0) if row.use == "both"]
+    assert writing in ([made[9]], [made[19]])
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+def test_a_rotation_through_a_link_changes_the_file_it_leads_to(file: Path, tmp_path: Path) -> None:
+    keyfile.new_key(file, "signing", 0.0)
+    link = tmp_path / "linked" / "keys.json"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    name, _ = keyfile.rotate(link, "signing", 1.0)
+    assert link.is_symlink()
+    assert next(iter(read_key_file(file)["signing"])) == name
+
+
+def test_where_nothing_can_be_locked_no_key_is_changed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyfile.new_key(file, "signing", 0.0)
+    before = file.read_text()
+
+    def refuses(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    with pytest.raises(ImproperlyConfigured, match="No locks available.*local disk"):
+        keyfile.rotate(file, "signing", 1.0)
+    assert file.read_text() == before
+
+
+def test_keys_rotated_by_root_stay_their_owners(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyfile.new_key(file, "signing", 0.0)
+    owner = file.stat()
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.geteuid", lambda: owner.st_uid + 1)
+    monkeypatch.setattr("os.fchown", lambda _, user, group: given.append((user, group)))
+    keyfile.rotate(file, "signing", 1.0)
+    assert given == [(owner.st_uid, owner.st_gid)]
 
 
 def test_kms_keys_are_rotated_by_kms(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -17,33 +16,30 @@ from typing import (
     ParamSpec,
     TypeVar,
     Unpack,
-    cast,
     overload,
 )
 
 from cloudq import states
+from cloudq.calls import Calls, Handle
 from cloudq.canvas.signature import Signature
 from cloudq.canvas.signature import signature as make_signature
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.context import current
+from cloudq.conf import Conf
 from cloudq.decorators import BatchDecorator, BoundDecorator, Decorator, PeriodicDecorator
-from cloudq.errors import ImproperlyConfigured, SendError
+from cloudq.errors import ImproperlyConfigured
 from cloudq.hooks import Hooks
 from cloudq.opened import Opened
-from cloudq.options import CallOptions, TaskOptions
-from cloudq.outbox import Collecting
+from cloudq.options import TaskOptions
 from cloudq.registry import Registry
 from cloudq.results.handle import AsyncResult
-from cloudq.settings import Conf
 from cloudq.task import AsyncTask, Task
 from cloudq.watched import Watched
-from cloudq.workflows.face import Workflows
 
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.backends.base import ResultBackend
     from cloudq.brokers.base import Broker
     from cloudq.brokers.claimcheck import ClaimCheck
-    from cloudq.producer import Outgoing, Producer
+    from cloudq.producer import Producer
     from cloudq.results import group
     from cloudq.results.poller import Poller
     from cloudq.results.record import Record
@@ -57,14 +53,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-#: The class, whose name the method AsyncResult takes inside CloudQ.
-Handle = AsyncResult[Any]
 
-#: Calls that send_many holds in memory at once.
-_CHUNK = 1000
-
-
-class CloudQ(Watched, Workflows, Collecting):
+class CloudQ(Watched, Calls):
     """An application: ``app = CloudQ("shop", broker="sqs://", backend="dynamodb://cloudq-results")``.
 
     ``broker`` and ``backend`` are URLs or ready-made instances; without them the settings, the
@@ -190,77 +180,7 @@ class CloudQ(Watched, Workflows, Collecting):
         made = periodic.of_signature(schedule, sig, args, kwargs, entry)
         return periodic.declare(self.periodic_entries, made).name
 
-    # --- calling ------------------------------------------------------------------------------
-
-    def send_task(
-        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Handle:
-        """Publish a call by name; the task need not be known here. Options are ``apply_async``'s."""
-        self.check_links(options)
-        add_to_parent = options.pop("add_to_parent", True)
-        if self.conf.task_always_eager:
-            return self.apply_task(name, args, kwargs, **options)
-        call = self.producer.prepare(name, args, kwargs, options)
-        if not self._collected(call):
-            [call], failures = self._publish([call])
-            if failures:
-                raise failures[0]
-        return self._result_of(call, add_to_parent)
-
-    async def asend_task(
-        self, name: str, args: Any = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Handle:
-        """Asyncio twin of ``send_task``."""
-        from cloudq import aio
-
-        return await aio.to_thread(self.send_task, name, args, kwargs, **options)
-
-    def send_many(self, signatures: Iterable[Signature], **options: Unpack[CallOptions]) -> list[Handle]:
-        """Publish many calls in batches of ten; ``options`` are laid over each one's own.
-
-        Takes any iterable, in constant memory but for the results. Raises SendError with the
-        positions of those that were refused; all others were sent.
-        """
-        if self.conf.task_always_eager:
-            return [each.clone(**cast("dict[str, Any]", options)).apply() for each in signatures]
-        results: list[Handle] = []
-        failures: dict[int, Exception] = {}
-        remaining = iter(signatures)
-        while chunk := list(itertools.islice(remaining, _CHUNK)):
-            calls = [self._prepared(each, cast("dict[str, Any]", options)) for each in chunk]
-            calls, failed = self._publish(calls)
-            failures.update({len(results) + position: each for position, each in failed.items()})
-            results.extend(self._result_of(call, options.get("add_to_parent", True)) for call in calls)
-        if failures:
-            ids = {n: each.id for n, each in enumerate(results)}
-            sent = {n: each for n, each in ids.items() if n not in failures}
-            raise SendError(failures, sent, {n: ids[n] for n in failures})
-        return results
-
-    def _publish(self, calls: list[Outgoing]) -> tuple[list[Outgoing], dict[int, Exception]]:
-        """Send; the calls that stand for these (a unique task's duplicate is the first), and failures."""
-        from cloudq import uniqueness
-
-        parts = (self.tasks, self.producer, lambda: self.store, self.conf, self.clock)
-        return uniqueness.publish(calls, *parts)
-
-    def _prepared(self, signature: Signature, options: Mapping[str, Any]) -> Outgoing:
-        self.check_one(signature)
-        name, args, kwargs = signature["task"], signature["args"], signature["kwargs"]
-        task = self.tasks.get(name)
-        if task is not None:
-            task.check_arguments(args, kwargs)
-        given = {**signature["options"], **options}
-        given.pop("add_to_parent", None)
-        return self.producer.prepare(name, args, kwargs, given)
-
-    async def asend_many(
-        self, signatures: Iterable[Signature], **options: Unpack[CallOptions]
-    ) -> list[Handle]:
-        """Asyncio twin of ``send_many``."""
-        from cloudq import aio
-
-        return await aio.to_thread(lambda: self.send_many(signatures, **options))
+    # --- calling; the rest is in cloudq/calls.py ----------------------------------------------
 
     def run_inline(self, run: Callable[[Inline], Any]) -> Any:
         """Have something run here and now, on a private queue and store; its result."""
@@ -280,25 +200,6 @@ class CloudQ(Watched, Workflows, Collecting):
     ) -> Signature:
         """A signature by name, or of the mapping that a signature's JSON form is."""
         return make_signature(task, args, kwargs, options, immutable=immutable, app=self)
-
-    def _result_of(self, call: Outgoing, add_to_parent: bool) -> Handle:
-        result = self.handle(call.envelope.id)
-        running = current()
-        if running is not None and add_to_parent:
-            running.children.append(result)
-        return result
-
-    def _task_defaults(self, name: str) -> Mapping[str, Any]:
-        task = self.tasks.get(name)
-        if task is None:
-            return {}
-        return {
-            "queue": task.queue,
-            "serializer": task.serializer,
-            "compression": task.compression,
-            "expires": task.expires,
-            "priority": task.priority,
-        }
 
     # --- results ------------------------------------------------------------------------------
 

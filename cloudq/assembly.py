@@ -20,6 +20,7 @@ from cloudq.brokers.base import Broker
 from cloudq.brokers.claimcheck import ClaimCheck, open_place
 from cloudq.brokers.open import open_broker
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.control.control import Control
 from cloudq.errors import ImproperlyConfigured
 from cloudq.hooks import Hooks
@@ -34,7 +35,6 @@ from cloudq.security.keys import AES, Key, read_key, read_key_file
 from cloudq.security.kms import KmsKeys
 from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
-from cloudq.settings import Conf
 
 if TYPE_CHECKING:
     from cloudq.monitoring.history import History

@@ -17,6 +17,7 @@ from cloudq.brokers.joined import JoinedSends
 from cloudq.canvas.plan import to_plain
 from cloudq.canvas.signature import as_list
 from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.conf import Conf
 from cloudq.context import Request, current
 from cloudq.delays import eventbridge, hop
 from cloudq.errors import (
@@ -36,7 +37,6 @@ from cloudq.results.push import REPLY_TO, reply_queue
 from cloudq.retry import backoff
 from cloudq.routes import compile_routes
 from cloudq.serializers.codec import Codec
-from cloudq.settings import Conf
 
 #: Headers that carry what a task said about itself, for workers that must know before looking it up.
 IGNORE_RESULT: Final = "cloudq-ignore-result"

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from cloudq.callkey import call_key, whole_call_key
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.coordination.unique import Held, Taken, UniqueLocks, lock_name
 from cloudq.errors import ImproperlyConfigured, OperationalError, SendError, Unsupported
 from cloudq.message import Envelope
 from cloudq.producer import UNIQUE, Outgoing, Producer
 from cloudq.registry import Registry
 from cloudq.results.store import ResultStore
-from cloudq.settings import Conf
 from cloudq.task import Task
 
 logger = logging.getLogger("cloudq.task")

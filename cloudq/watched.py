@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
     from cloudq.clock import Clock
+    from cloudq.conf import Conf
     from cloudq.control.control import Control
     from cloudq.monitoring.history import History
     from cloudq.monitoring.receiver import Events
     from cloudq.opened import Opened
     from cloudq.producer import Producer
     from cloudq.results.store import ResultStore
-    from cloudq.settings import Conf
 
 
 class Watched:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cloudq import states
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.control.broadcast import Broadcast
 from cloudq.control.inspect import Inspect
 from cloudq.control.roster import Roster, WorkerInfo
@@ -14,7 +15,6 @@ from cloudq.coordination.board import Board, Boards, Stamp
 from cloudq.errors import TaskRevokedError
 from cloudq.results.record import ASKED, Record
 from cloudq.results.store import ResultStore
-from cloudq.settings import Conf
 
 #: Signals that Celery users name; here each means: stop it as a hard limit would.
 _SIGNALS: Final = ("SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", "INT", "QUIT")

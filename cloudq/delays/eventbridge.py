@@ -18,8 +18,8 @@ from cloudq.aws.port import AwsError, Call, Operation, Port, run
 from cloudq.backends.fetch import Fetcher
 from cloudq.brokers.base import Broker, Message, is_fifo
 from cloudq.clock import SYSTEM_CLOCK, Clock
+from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured, MessageTooLarge, OperationalError, Unsupported
-from cloudq.settings import Conf
 
 #: Most bytes of a schedule's Input (EventBridge Scheduler API reference, Target: 256 KB).
 MAX_INPUT: Final = 262_144

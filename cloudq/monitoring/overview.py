@@ -8,6 +8,7 @@ from typing import Any
 
 from cloudq.brokers.base import Broker
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.control.control import Control
 from cloudq.control.roster import WorkerInfo
 from cloudq.errors import OperationalError
@@ -15,7 +16,6 @@ from cloudq.monitoring.history import Entry, History
 from cloudq.monitoring.scaling import headcount, oldest_of, waits_of
 from cloudq.priorities import families
 from cloudq.registry import Registry
-from cloudq.settings import Conf
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from typing import Final
 import msgspec
 
 from cloudq.brokers.base import Broker, Delivery, is_fifo
+from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured
 from cloudq.results.poller import Poller
 from cloudq.results.record import Record
-from cloudq.settings import Conf
 
 logger = logging.getLogger("cloudq.results")
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cloudq.brokers.base import Delivery
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured
 from cloudq.message import Envelope
 from cloudq.registry import Registry
@@ -15,7 +16,6 @@ from cloudq.results.store import ResultStore
 from cloudq.runtime.idempotency import Claim, Idempotency
 from cloudq.runtime.keeper import Keeper
 from cloudq.runtime.limits import Limits, Place, Wait
-from cloudq.settings import Conf
 from cloudq.task import Task
 
 

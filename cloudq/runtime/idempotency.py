@@ -13,6 +13,7 @@ from typing import Any, Final
 from cloudq.brokers.base import Delivery
 from cloudq.callkey import short
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.coordination.lock import CLOCK_SKEW
 from cloudq.coordination.once import Claimed, Done, Once, Token
 from cloudq.errors import ImproperlyConfigured, InvalidArguments, OperationalError
@@ -24,7 +25,6 @@ from cloudq.results.store import ResultStore
 from cloudq.runtime.keeper import Keeper, Kept
 from cloudq.runtime.limits import Wait, key_of, times_deferred
 from cloudq.runtime.naming import label
-from cloudq.settings import Conf
 from cloudq.task import Task
 
 logger = logging.getLogger("cloudq.task")

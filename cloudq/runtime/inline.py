@@ -17,6 +17,7 @@ from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Broker, BrokerCapabilities, Message
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.errors import CloudQError, MessageError
 from cloudq.execution.call import NoWatch
 from cloudq.hooks import Hooks
@@ -34,7 +35,6 @@ from cloudq.runtime.patience import Patience
 from cloudq.runtime.settle import Settler
 from cloudq.runtime.verdict import Bury, Release
 from cloudq.serializers.codec import Codec
-from cloudq.settings import Conf
 from cloudq.workflows.launch import launcher_of
 
 

@@ -15,6 +15,7 @@ from cloudq.backends.base import Version
 from cloudq.brokers.base import Broker, Delivery, is_fifo
 from cloudq.brokers.claimcheck import ClaimCheck
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.context import Request
 from cloudq.delays import hop
 from cloudq.errors import (
@@ -48,7 +49,6 @@ from cloudq.runtime.request import request_of
 from cloudq.runtime.settle import Settler, release_after
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release, Verdict
 from cloudq.serializers.codec import Codec
-from cloudq.settings import Conf
 from cloudq.task import Task
 from cloudq.workflows.words import ERRBACK, JOINED
 

@@ -20,6 +20,7 @@ from cloudq.backends.base import ResultBackend
 from cloudq.backends.open import open_backend
 from cloudq.callkey import call_key, short
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.coordination.limits import Slot, Slots, TokenBucket
 from cloudq.coordination.timetable import Timetable
 from cloudq.errors import ImproperlyConfigured, InvalidArguments, LeaseLost, OperationalError
@@ -28,7 +29,6 @@ from cloudq.rates import limit_of
 from cloudq.registry import Registry
 from cloudq.runtime.keeper import Keeper, Kept
 from cloudq.runtime.naming import label
-from cloudq.settings import Conf
 from cloudq.task import Task
 
 logger = logging.getLogger("cloudq.limits")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cloudq.brokers.base import Delivery
+from cloudq.conf import Conf
 from cloudq.delays import hop
 from cloudq.message import Envelope
 from cloudq.producer import UNIQUE
 from cloudq.runtime.limits import was_deferred
-from cloudq.settings import Conf
 from cloudq.workflows.words import AGAIN, JOINED
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from cloudq import states
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.execution.outcome import Outcome
 from cloudq.results.record import Record
 from cloudq.runtime.follow import Follower, named
 from cloudq.runtime.ready import Ready
-from cloudq.settings import Conf
 
 
 class Records:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloudq.brokers.base import Delivery
+from cloudq.conf import Conf
 from cloudq.context import Request
 from cloudq.message import Envelope
-from cloudq.settings import Conf
 from cloudq.task import Task
 
 

@@ -15,6 +15,7 @@ from cloudq import states
 from cloudq.backends.base import Version
 from cloudq.brokers.base import Delivery, is_fifo
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.coordination.unique import UniqueLocks
 from cloudq.errors import ImproperlyConfigured, Reject, Replace, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
@@ -32,7 +33,6 @@ from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.records import Records
 from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
-from cloudq.settings import Conf
 from cloudq.task import Task
 from cloudq.workflows.words import ERRBACK, JOINED
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cloudq.canvas.plan import Flow, flow_of, is_group, is_lazy
+from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured, NotRegistered, Unsupported
 from cloudq.options import check_call_options
 from cloudq.results.store import ResultStore
 from cloudq.routes import compile_routes
-from cloudq.settings import Conf
 
 #: Options of a planned call that only plans have.
 _PLANNED = ("group", "chord")

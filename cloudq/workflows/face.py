@@ -12,12 +12,12 @@ from cloudq.task import Task
 if TYPE_CHECKING:
     from cloudq.canvas.sender import Sender
     from cloudq.clock import Clock
+    from cloudq.conf import Conf
     from cloudq.opened import Opened
     from cloudq.producer import Producer
     from cloudq.registry import Registry
     from cloudq.results.handle import AsyncResult, EagerResult, Results
     from cloudq.results.store import ResultStore
-    from cloudq.settings import Conf
     from cloudq.workflows.launch import Launcher
     from cloudq.workflows.tree import Tree
 

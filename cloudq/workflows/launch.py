@@ -15,6 +15,7 @@ from cloudq import ids
 from cloudq.canvas.freeze import Place, chosen_ids, freeze, frozen_members, member_id, outcomes_of
 from cloudq.canvas.plan import Flow, Rules, Step, as_one, flow_of, is_group, is_lazy, steps_of
 from cloudq.clock import Clock
+from cloudq.conf import Conf
 from cloudq.context import current
 from cloudq.coordination.join import Join
 from cloudq.errors import ImproperlyConfigured, SendError
@@ -25,7 +26,6 @@ from cloudq.results.group import GroupResult
 from cloudq.results.handle import AsyncResult, Results
 from cloudq.results.lazy import LazyResults
 from cloudq.results.store import ResultStore
-from cloudq.settings import Conf
 from cloudq.workflows import members as membership
 from cloudq.workflows.check import Check
 from cloudq.workflows.shape import remember, shape_of

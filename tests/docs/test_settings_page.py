@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from cloudq.settings import TOOL_VARIABLES, reference
+from cloudq.conf import TOOL_VARIABLES
+from cloudq.settings import reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

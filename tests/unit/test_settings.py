@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from cloudq import CloudQ
+from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured, SettingError
-from cloudq.settings import Conf
 
 
 def test_a_value_is_kept() -> None:

@@ -189,6 +189,7 @@ class Settings:
         None,
         "Ask the instance metadata for spot interruptions and scale-in, and stop in time. Default: on EC2.",
     )
+    worker_lifecycle_hook: str | None = _setting(None, "Hook of scale-in, `GROUP:HOOK`. Default: looked up.")
     worker_lost_wait: float = _setting(
         1.0, "Wait before a task whose process died is delivered again.", "seconds"
     )

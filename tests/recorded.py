@@ -22,6 +22,7 @@ from cloudq.aws.port import AwsError, Call
 #: moto's account, and the region of the tests.
 ACCOUNT, REGION = "123456789012", "us-east-1"
 
+_GROUP = "11111111-2222-3333-4444-555555555555"
 #: Operations that are checked as another action.
 _ACTIONS = {
     "sqs": {
@@ -62,6 +63,8 @@ def _resources(call: Call) -> list[str]:
         return [f"{bucket}/{params['Key']}" if "Key" in params else bucket]
     if call.service == "kms":
         return [params["KeyId"]]
+    if call.service == "autoscaling":  # the group's number is AWS's
+        return [f"{where}autoScalingGroup:{_GROUP}:autoScalingGroupName/{params['AutoScalingGroupName']}"]
     assert call.service == "scheduler", call
     if call.operation == "ListSchedules":  # has no resource type: checked against everything there is
         return [f"{where}schedule/*/*"]

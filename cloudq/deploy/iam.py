@@ -3,7 +3,8 @@
 A role's policy is the statements on each resource it touches, one resource after the other. Only a
 Deny uses wildcards; an Allow has them nowhere but at the end of a resource that stands for "the
 objects in this folder" (S3 objects under a prefix, schedules of a group, streams of a log group), and
-where AWS takes nothing narrower (``scheduler:ListSchedules``).
+where AWS takes nothing narrower (``scheduler:ListSchedules``), or says a part of the ARN only once the
+resource is there (Auto Scaling groups).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _SCHEDULES_SYNC: Final = (
     "scheduler:GetSchedule",
     "scheduler:UpdateSchedule",
 )
+_HOOK: Final = ("autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat")
 _KMS_USE: Final = ("kms:Decrypt", "kms:GenerateDataKey")
 
 
@@ -199,7 +201,18 @@ class KeyRights:
         return [found]
 
 
-Rights = QueueRights | TableRights | BucketRights | ScheduleRights | KeyRights
+@dataclass(frozen=True, slots=True)
+class GroupRights:
+    """The Auto Scaling group whose lifecycle hook a worker answers (``worker_lifecycle_hook``), by ARN."""
+
+    arn: str
+
+    def statements(self, role: str) -> list[Statement]:
+        """What ``role`` does with it: a worker keeps its instance's termination waiting, and lets it go on."""
+        return [allow(_HOOK, self.arn)] if role == "worker" else []
+
+
+Rights = QueueRights | TableRights | BucketRights | ScheduleRights | KeyRights | GroupRights
 
 
 def policy(role: str, rights: Sequence[Rights]) -> Document:

@@ -11,7 +11,15 @@ from typing import Final
 from cloudq.app import CloudQ
 from cloudq.assembly import encryption_keys
 from cloudq.brokers.base import dead_letter_name
-from cloudq.deploy.iam import BucketRights, KeyRights, QueueRights, Rights, ScheduleRights, TableRights
+from cloudq.deploy.iam import (
+    BucketRights,
+    GroupRights,
+    KeyRights,
+    QueueRights,
+    Rights,
+    ScheduleRights,
+    TableRights,
+)
 from cloudq.errors import ImproperlyConfigured
 from cloudq.security.keys import KMS
 from cloudq.url import Url
@@ -97,6 +105,8 @@ def rights_of(
         group = f"arn:{partition_of(region)}:scheduler:{region}:{place.account}:schedule-group/{app.conf.scheduler_group}"
         dead = app.conf.scheduler_dead_letter_arn
         rights.append(ScheduleRights(group, app.conf.scheduler_role_arn, dead))
+    if app.conf.worker_lifecycle_hook:
+        rights.append(_group(app.conf.worker_lifecycle_hook, place.region_of(broker), place.account))
     for key in encryption_keys(app.conf):
         if key.algorithm != KMS:
             continue
@@ -107,6 +117,13 @@ def rights_of(
                 f"the encryption key {key.id!r} is {key.arn!r}: a policy needs its ARN (arn:aws:kms:...:key/...)"
             )
     return rights, elsewhere
+
+
+def _group(hook: str, region: str, account: str) -> GroupRights:
+    name = hook.partition(":")[0]  # the star is a number that the group gets when it is made
+    return GroupRights(
+        f"arn:{partition_of(region)}:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{name}"
+    )
 
 
 def _queue(name: str, broker: Url, place: Place) -> QueueRights:

@@ -36,7 +36,13 @@ class Companions:
             self._autoscaler = Autoscaler(worker, *autoscale.parse(worker.conf.worker_autoscale))
         watch = worker.conf.worker_watch_interruption
         if watch or (watch is None and on_ec2()):
-            self._interruption = Interruption(worker, Imds(), worker.app.clock, insist=bool(watch))
+            self._interruption = Interruption(
+                worker,
+                Imds(),
+                worker.app.clock,
+                insist=bool(watch),
+                hook=worker.conf.worker_lifecycle_hook,
+            )
 
     def start(self) -> bool:
         """Before the worker starts. False: it is not to start any more."""

@@ -18,7 +18,7 @@ from cloudq.aws.factory import make_port
 from cloudq.aws.port import Port
 from cloudq.clock import Clock
 from cloudq.worker.imds import Imds, MetadataUnavailable
-from cloudq.worker.scalein import ScaleIn
+from cloudq.worker.scalein import ScaleIn, parse_hook
 
 if TYPE_CHECKING:
     from cloudq.worker.worker import Worker
@@ -45,7 +45,8 @@ class Interruption:
     """Watches one instance for one worker.
 
     ``insist``: somebody asked for it, so metadata that cannot be had is worth a warning; otherwise it
-    then is not EC2, or not ours to ask, and nothing is watched.
+    then is not EC2, or not ours to ask, and nothing is watched. ``hook``: the lifecycle hook of
+    scale-in, ``GROUP:HOOK``; without it AWS is asked for it. Raises ImproperlyConfigured.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Interruption:
         *,
         insist: bool = False,
         every: float = EVERY,
+        hook: str | None = None,
         port: Callable[[str | None], Port] = make_port,
     ) -> None:
         self._worker = worker
@@ -63,6 +65,7 @@ class Interruption:
         self._clock = clock
         self._insist = insist
         self._every = every
+        self._hook = None if hook is None else parse_hook(hook)
         self._port = port
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -147,7 +150,7 @@ class Interruption:
         if instance is None:
             logger.warning("the instance's metadata have no id: its lifecycle hook is left to time out")
             return
-        self._scale_in = ScaleIn(self._port(region), instance)
+        self._scale_in = ScaleIn(self._port(region), instance, self._hook)
         while not self._closed.wait(HEARTBEAT):
             self._scale_in.heartbeat()
 

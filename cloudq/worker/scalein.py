@@ -1,8 +1,9 @@
 """An Auto Scaling group that takes this instance away, and waits until its worker has finished.
 
 Source: "Complete a lifecycle action", EC2 Auto Scaling User Guide. The instance's role needs
-``autoscaling:DescribeAutoScalingInstances``, ``DescribeLifecycleHooks``, ``RecordLifecycleActionHeartbeat`` and
-``CompleteLifecycleAction``.
+``autoscaling:RecordLifecycleActionHeartbeat`` and ``CompleteLifecycleAction`` on its group; and where the hook is not
+named (``worker_lifecycle_hook``), ``DescribeAutoScalingInstances`` and ``DescribeLifecycleHooks`` on ``*``, for these two
+know no resources (Service Authorization Reference).
 """
 
 from __future__ import annotations
@@ -12,20 +13,33 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cloudq.aws.port import AwsError, Call, Port
-from cloudq.errors import CloudQError
+from cloudq.errors import CloudQError, ImproperlyConfigured
 
 logger = logging.getLogger("cloudq.worker")
 
 _TERMINATING: Final = "autoscaling:EC2_INSTANCE_TERMINATING"
 
 
-class ScaleIn:
-    """The lifecycle hooks of one instance's termination. Never raises: what cannot be told to AWS is logged."""
+def parse_hook(text: str) -> Mapping[str, str]:
+    """``GROUP:HOOK`` as AWS is asked for it; neither name may hold a colon. Raises ImproperlyConfigured."""
+    group, _, hook = text.partition(":")
+    if not group or not hook or ":" in hook:
+        raise ImproperlyConfigured(
+            f"worker_lifecycle_hook is GROUP:HOOK, an Auto Scaling group and its lifecycle hook, got {text!r}"
+        )
+    return {"AutoScalingGroupName": group, "LifecycleHookName": hook}
 
-    def __init__(self, port: Port, instance_id: str) -> None:
+
+class ScaleIn:
+    """The lifecycle hooks of one instance's termination. Never raises: what cannot be told to AWS is logged.
+
+    ``hook`` is the one there is, by ``parse_hook``; without it AWS is asked which there are.
+    """
+
+    def __init__(self, port: Port, instance_id: str, hook: Mapping[str, str] | None = None) -> None:
         self._port = port
         self._instance = instance_id
-        self._hooks: list[Mapping[str, str]] | None = None
+        self._hooks: list[Mapping[str, str]] | None = None if hook is None else [hook]
 
     def heartbeat(self) -> None:
         """The worker is still at it: the hooks' timeouts begin anew."""

@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import pytest
 from esm import Context, Mapping
+from metadata import metadata
 from recorded import ACCOUNT, REGION, Asked, Policy, Recorder, recording
 from worker_processes import eventually
 
@@ -37,6 +38,8 @@ from cloudq.monitoring.overview import overview
 from cloudq.schedules.entry import Entry
 from cloudq.schedules.reading import as_schedule
 from cloudq.testing.workers import running_worker
+from cloudq.worker.companions import Companions
+from cloudq.worker.worker import Worker
 
 DAY = 86_400.0
 LARGE = 300_000  # goes to the bucket: in a result, and (below) in a message
@@ -156,7 +159,13 @@ def chosen(shop: Shop, role: str) -> dict[str, Any]:
     """What the role's app has set besides."""
     if role == "sync":
         return {"scheduler_group": shop.name}
-    return {"monitoring": "history", "worker_visibility_timeout": 6.0} if role == "worker" else {}
+    if role == "worker":
+        return {
+            "monitoring": "history",
+            "worker_visibility_timeout": 6.0,
+            "worker_lifecycle_hook": f"{shop.name}:drain",
+        }
+    return {}
 
 
 # --- what each role does ----------------------------------------------------------------------------------
@@ -223,6 +232,24 @@ def work(shop: Shop, app: CloudQ, recorder: Recorder) -> None:
         waiting += [app.AsyncResult(shop.sent["slow"].id)]
         for each in waiting:
             each.get(timeout=150)
+
+
+def be_scaled_in(shop: Shop, app: CloudQ, recorder: Recorder) -> None:
+    """A worker whose instance is taken away by its Auto Scaling group, and that still has a task to finish."""
+    with metadata() as ec2, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", ec2.url)
+        patch.setenv("AWS_ENDPOINT_URL_AUTO_SCALING", ec2.url)
+        patch.setattr("cloudq.worker.interruption.HEARTBEAT", 0.05)
+        app.conf.worker_watch_interruption = True
+        companions = Companions(Worker(app, queues=[shop.name]))
+        ec2.values["autoscaling/target-lifecycle-state"] = "Terminated"
+        assert not companions.start()
+        eventually("the group is kept waiting", lambda: ec2.calls)
+        companions.close()
+    names = [name for name, _ in ec2.calls]
+    assert set(names[:-1]) == {"RecordLifecycleActionHeartbeat"}
+    assert names[-1] == "CompleteLifecycleAction"
+    assert ec2.calls[-1][1]["AutoScalingGroupName"] == shop.name
 
 
 def invoke(shop: Shop, app: CloudQ, recorder: Recorder) -> None:
@@ -323,7 +350,7 @@ def synchronise(shop: Shop, app: CloudQ, recorder: Recorder) -> None:
 #: By whose way of running tasks: who does what, one after the other.
 RUNS: dict[str, list[tuple[str, Callable[[Shop, CloudQ, Recorder], None]]]] = {
     "worker": [
-        ("publisher", publish), ("worker", work), ("publisher", look_after), ("publisher", beat), ("dashboard", look),
+        ("publisher", publish), ("worker", work), ("worker", be_scaled_in), ("publisher", look_after), ("publisher", beat), ("dashboard", look),
         ("redrive", redrive),
     ],
     "lambda": [

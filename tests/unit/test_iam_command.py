@@ -87,6 +87,20 @@ def test_long_delays_bring_the_schedule_group(monkeypatch: pytest.MonkeyPatch) -
     }
 
 
+def test_only_a_worker_answers_the_lifecycle_hook_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_LIFECYCLE_HOOK", "shop:cloudq-drain")
+    given = ("-b", BROKER, "-Q", "q", "--result-backend", "disabled://")
+    assert run("worker", *given)["Statement"][-1] == {
+        "Effect": "Allow",
+        "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"],
+        "Resource": [
+            "arn:aws:autoscaling:eu-west-1:123456789012:autoScalingGroup:*:autoScalingGroupName/shop"
+        ],
+    }
+    for role in ("publisher", "lambda", "dashboard"):
+        assert "autoscaling" not in json.dumps(run(role, *given))
+
+
 def test_syncing_makes_schedules_with_the_role_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ("sync", "-b", BROKER, "-Q", "q", "--result-backend", "dynamodb://t?region=eu-west-1")
     assert "Set scheduler_role_arn" in run(*given, code=1)

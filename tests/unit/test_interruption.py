@@ -13,7 +13,7 @@ from metadata import Metadata, metadata
 
 from cloudq.aws.port import AwsError, Call
 from cloudq.clock import SYSTEM_CLOCK
-from cloudq.errors import AccessDenied
+from cloudq.errors import AccessDenied, ImproperlyConfigured
 from cloudq.worker import imds as imds_module
 from cloudq.worker.imds import Imds, MetadataUnavailable, on_ec2
 from cloudq.worker.interruption import MARGIN, Interruption, Notice
@@ -239,6 +239,31 @@ def test_while_tasks_run_the_group_is_asked_to_wait_on(
     watching.close()
 
     assert asg.calls[-1][0] == "CompleteLifecycleAction"
+
+
+def test_a_hook_that_is_named_is_not_looked_for(ec2: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudq.worker.interruption.HEARTBEAT", 0.01)
+    asg = Asg()
+    ec2.values["autoscaling/target-lifecycle-state"] = "Terminated"
+    watching = watcher(ec2, Stopped(), hook="shop:cloudq-drain", port=lambda region: asg)
+    watching.start()
+    deadline = time.monotonic() + 30
+    while not asg.calls:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    watching.close()
+
+    assert {name for name, _ in asg.calls} == {"RecordLifecycleActionHeartbeat", "CompleteLifecycleAction"}
+    for _, params in asg.calls:
+        assert params["AutoScalingGroupName"] == "shop"
+        assert params["LifecycleHookName"] == "cloudq-drain"
+    assert asg.calls[-1][0] == "CompleteLifecycleAction"
+
+
+@pytest.mark.parametrize("text", ["", "shop", "shop:", ":drain", "shop:drain:more"])
+def test_a_hook_has_a_group_and_a_name(ec2: Metadata, text: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="GROUP:HOOK"):
+        watcher(ec2, Stopped(), hook=text)
 
 
 @pytest.mark.parametrize(

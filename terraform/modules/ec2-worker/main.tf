@@ -19,7 +19,11 @@ locals {
   environment = merge({
     AWS_REGION       = local.region
     PYTHONUNBUFFERED = "1"
-  }, var.environment, { CLOUDQ_ENV = "production", PYTHONPATH = "/opt/cloudq/app" })
+    }, var.environment, {
+    CLOUDQ_ENV                   = "production"
+    CLOUDQ_WORKER_LIFECYCLE_HOOK = "${var.name}:${local.hook}" # named, so that nobody has to be allowed to look for it
+    PYTHONPATH                   = "/opt/cloudq/app"
+  })
 
   user_data = templatefile("${path.module}/templates/user_data.sh.tftpl", {
     name        = var.name
@@ -80,7 +84,7 @@ resource "aws_iam_role_policy" "this" {
       [
         { Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = ["${aws_cloudwatch_log_group.this.arn}:*"] },
         { Effect = "Allow", Action = var.package.s3_object_version == null ? ["s3:GetObject"] : ["s3:GetObject", "s3:GetObjectVersion"], Resource = [local.object] },
-        { Effect = "Allow", Action = ["autoscaling:CompleteLifecycleAction"], Resource = [aws_autoscaling_group.this.arn] },
+        { Effect = "Allow", Action = ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"], Resource = [aws_autoscaling_group.this.arn] },
       ],
       local.statements,
     )

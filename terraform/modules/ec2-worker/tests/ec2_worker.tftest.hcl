@@ -46,7 +46,7 @@ run "an_instance_runs_the_worker_as_a_hardened_unit" {
     condition = alltrue([for each in [
       "\nExecStart=${output.command}\n", "\nCLOUDQ_BROKER_URL='sqs://?region=eu-west-1'\n", "\nTimeoutStopSec=130\n", "\nKillMode=mixed\n",
       "\nRestart=always\n", "\nProtectSystem=strict\n", "\nNoNewPrivileges=yes\n", "\nOOMPolicy=continue\n", "\nType=notify\nNotifyAccess=main\nWatchdogSec=180\n",
-      "--bucket 'releases' --key 'shop/1.zip' /opt", "sha256sum --check", "--lifecycle-hook-name 'cloudq-drain'",
+      "--bucket 'releases' --key 'shop/1.zip' /opt", "sha256sum --check", "--lifecycle-hook-name 'cloudq-drain'", "\nCLOUDQ_WORKER_LIFECYCLE_HOOK='shop:cloudq-drain'\n",
     ] : strcontains(output.user_data, each)])
     error_message = output.user_data
   }
@@ -76,7 +76,7 @@ run "the_role_may_do_what_it_needs_and_no_more" {
     condition = jsondecode(aws_iam_role_policy.this.policy).Statement == [
       { Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = ["arn:aws:logs:eu-west-1:123456789012:log-group:/cloudq/worker/shop:*"] },
       { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::releases/shop/1.zip"] },
-      { Effect = "Allow", Action = ["autoscaling:CompleteLifecycleAction"], Resource = [aws_autoscaling_group.this.arn] },
+      { Effect = "Allow", Action = ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"], Resource = [aws_autoscaling_group.this.arn] },
       { Effect = "Allow", Action = ["sqs:ReceiveMessage"], Resource = ["arn:aws:sqs:eu-west-1:123456789012:prod-fast"] },
     ]
     error_message = aws_iam_role_policy.this.policy

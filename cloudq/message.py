@@ -7,8 +7,11 @@ The JSON spelling is the codec's work (``cloudq.serializers.codec``); the format
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 #: The newest wire format this release reads, and the one it writes.
 WIRE_VERSION: Final = 1
@@ -50,8 +53,7 @@ class PayloadRef:
         return cls(uri, size, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):  # a frozen dataclass of so many fields takes ten times as long to make
     """A task message. Times are seconds since the epoch; limits are seconds.
 
     ``link``, ``link_error``, ``chain`` and ``chord`` hold signatures as plain mappings

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cloudq import ids
 from cloudq.brokers.base import Broker, Message, is_fifo, message_size
@@ -48,8 +50,7 @@ UNIQUE: Final = "cloudq-unique"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One call, ready to be written. ``delay`` is seconds."""
 
     envelope: Envelope
@@ -66,6 +67,10 @@ class Outgoing:
     at: float | None = None
     #: The message's text, when it was written before it is sent: as the arguments were then.
     text: str | None = None
+
+    def with_(self, **changes: Any) -> Outgoing:
+        """A copy with these fields changed."""
+        return replace(self, **changes)
 
 
 class Producer:
@@ -329,7 +334,7 @@ class Producer:
 
     def written(self, call: Outgoing) -> Outgoing:
         """The call, to be sent later as it is now. Raises SerializationError and MessageTooLarge."""
-        found = replace(call, text=self._text(call))
+        found = call.with_(text=self._text(call))
         if self._claims is None and call.at is None:
             assert found.text is not None
             if (size := self._size(call, self._message(call, found.text))) > (limit := self._limit()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cloudq.callkey import call_key, whole_call_key
@@ -181,13 +181,13 @@ def _as(call: Outgoing, task_id: str) -> Outgoing:
     if envelope.id == task_id:
         return call
     root = task_id if envelope.root_id == envelope.id else envelope.root_id
-    return replace(call, envelope=envelope.with_(id=task_id, root_id=root))
+    return call.with_(envelope=envelope.with_(id=task_id, root_id=root))
 
 
 def _marked(call: Outgoing, task: Task[..., Any], name: str) -> Outgoing:
     # a lock for a time is freed by nobody; but its message too may have been sent twice
     mark: Mapping[str, str] = {"lock": name, "until": task.unique} if isinstance(task.unique, str) else {}
-    return replace(call, envelope=call.envelope.with_(headers={**call.envelope.headers, UNIQUE: mark}))
+    return call.with_(envelope=call.envelope.with_(headers={**call.envelope.headers, UNIQUE: mark}))
 
 
 def _send(producer: Producer, calls: Sequence[Outgoing]) -> dict[int, Exception]:

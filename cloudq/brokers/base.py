@@ -6,8 +6,11 @@ Implementations inherit nothing; ``cloudq.testing.contracts`` proves them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,7 @@ class BrokerCapabilities:
     reach: str = "cloud"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A message on its way out."""
 
     body: str
@@ -43,9 +45,12 @@ class Message:
     dedup_id: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
+    def with_(self, **changes: Any) -> Message:
+        """A copy with these fields changed."""
+        return replace(self, **changes)
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+
+class Delivery(Struct, frozen=True):
     """A message that was received and is invisible to others until ``invisible_until``."""
 
     queue: str
@@ -63,6 +68,10 @@ class Delivery:
     group_id: str | None = None
     dedup_id: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def with_(self, **changes: Any) -> Delivery:
+        """A copy with these fields changed."""
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True)

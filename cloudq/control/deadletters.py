@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -274,8 +274,8 @@ class DeadLetters:
             attributes[REDRIVES] = str(letter.redrives + 1)
         message = Message(letter.body, group_id=delivery.group_id, attributes=attributes)
         if is_fifo(self.name):
-            message = replace(message, dedup_id=ids.new_id())  # the old one would be dropped as a duplicate
-        return message if edit is None else replace(message, body=self._edited(letter, edit))
+            message = message.with_(dedup_id=ids.new_id())  # the old one would be dropped as a duplicate
+        return message if edit is None else message.with_(body=self._edited(letter, edit))
 
     def _edited(self, letter: DeadLetter, edit: Callable[[str], str]) -> str:
         if _is_signed(letter.body):

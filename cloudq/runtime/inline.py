@@ -8,7 +8,6 @@ Delays are skipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,7 +47,7 @@ class _Undelayed:
 
     def send(self, queue: str, messages: Sequence[Message]) -> list[str]:
         self.queues[queue] = None
-        return self._broker.send(queue, [replace(each, delay=0.0) for each in messages])
+        return self._broker.send(queue, [each.with_(delay=0.0) for each in messages])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)

@@ -157,7 +157,7 @@ class Launcher:
         options.setdefault("parent_id", setting.parent_id)
         call = self._producer.prepare(step["task"], args, step.get("kwargs"), options)
         group = GroupRef(place["id"], place["index"], place.get("size")) if place else None
-        return replace(call, envelope=call.envelope.with_(group=group, chord=chord, chain=tuple(rest)))
+        return call.with_(envelope=call.envelope.with_(group=group, chord=chord, chain=tuple(rest)))
 
     def _group_calls(self, step: Step, rest: Flow, setting: Setting) -> Iterator[Outgoing]:
         own = step["options"]

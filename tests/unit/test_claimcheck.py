@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -335,7 +334,7 @@ def test_a_forged_reference_is_buried_with_the_reason(
     body["ref"].update(change)
     if reason != "payload_damaged":
         monkeypatch.setattr(bench.place, "get", lambda *args: pytest.fail("it was fetched"))
-    verdict = bench.lifecycle.run(replace(delivery, body=json.dumps(body)), NoWatch())
+    verdict = bench.lifecycle.run(delivery.with_(body=json.dumps(body)), NoWatch())
     assert isinstance(verdict, Bury)
     assert verdict.reason == reason
     assert bench.ran == []
@@ -485,7 +484,7 @@ def test_what_was_not_acknowledged_keeps_its_text(bench: Bench, monkeypatch: pyt
 def test_a_lost_process_is_judged_with_the_whole_message(bench: Bench) -> None:
     result = bench.keep.apply_async((BIG,), link_error=bench.keep.s())
     [delivery] = bench.receive()
-    verdict = bench.lifecycle.lost(replace(delivery, receive_count=5), Died("killed by SIGKILL"))
+    verdict = bench.lifecycle.lost(delivery.with_(receive_count=5), Died("killed by SIGKILL"))
     assert isinstance(verdict, Bury)
     assert verdict.reason == "worker_lost"
     assert result.failed()
@@ -501,7 +500,7 @@ def test_signatures_cover_the_reference() -> None:
     forged = bench.claims.store('{"task": "keep", "args": ["evil"]}')
     inner = {**json.loads(outer["signed"]), "ref": forged.plain()}
     for body in (json.dumps(inner), json.dumps({**outer, "signed": json.dumps(inner)})):
-        verdict = bench.lifecycle.run(replace(delivery, body=body), NoWatch())
+        verdict = bench.lifecycle.run(delivery.with_(body=body), NoWatch())
         assert isinstance(verdict, Bury)
         assert verdict.reason == SignatureInvalid.reason
     assert bench.lifecycle.run(delivery, NoWatch()) == Ack()

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,7 @@ def test_a_queue_that_does_not_answer_holds_up_no_other(parts: Any) -> None:
         return found
 
     broker.ack = ack
-    deaf, other = replace(delivery("1"), queue="deaf"), delivery("2")
+    deaf, other = delivery("1").with_(queue="deaf"), delivery("2")
     leases.add([deaf, other])
     disposal.apply(deaf, ACK)
     time.sleep(0.02)  # its acknowledgement is on the way

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from cloudq import unsent
 from cloudq.errors import OperationalError, SendError
 
 if TYPE_CHECKING:  # declaring tasks stays light
@@ -17,13 +17,11 @@ if TYPE_CHECKING:  # declaring tasks stays light
 #: Calls of one queue that are sent as soon as they are together: what one SendMessageBatch takes.
 FULL: Final = 10
 
-_open: ContextVar[tuple[Outbox, ...]] = ContextVar("cloudq_outboxes", default=())
-
 
 def outbox_of(owner: object) -> Outbox | None:
     """The innermost open block of this app, in this thread or asyncio task; None: calls go out at once."""
-    for each in reversed(_open.get()):
-        if each.takes(owner):
+    for each in reversed(unsent.blocks.get()):
+        if isinstance(each, Outbox) and each.takes(owner):
             return each
     return None
 
@@ -45,6 +43,8 @@ class Outbox:
         self._ids: list[str] = []
         self._failures: dict[int, Exception] = {}
         self._state = "new"
+        #: The thread and asyncio task that run the block; others wait for its calls with good reason.
+        self.place: tuple[int, Any] = (0, None)
 
     def __len__(self) -> int:
         """Calls that wait to be sent."""
@@ -54,6 +54,11 @@ class Outbox:
     def ids(self) -> list[str]:
         """The ids of all calls made so far, in order."""
         return list(self._ids)
+
+    def holds(self) -> list[str]:
+        """The ids of the calls that wait to be sent."""
+        with self._lock:
+            return [call.envelope.id for waiting in self._waiting.values() for _, call in waiting]
 
     def takes(self, owner: object) -> bool:
         """Does it collect the calls of this app, still?"""
@@ -100,7 +105,8 @@ class Outbox:
         if self._state != "new":
             raise RuntimeError("a batch is used once: write `with app.batch():` anew")
         self._state = "open"
-        _open.set((*_open.get(), self))
+        self.place = unsent.here()
+        unsent.blocks.set((*unsent.blocks.get(), self))
         return self
 
     def __exit__(
@@ -123,7 +129,8 @@ class Outbox:
     def _close(self) -> None:
         with self._lock:
             self._state = "closed"
-        _open.set(tuple(each for each in _open.get() if each is not self))
+            self.place = (0, None)
+        unsent.blocks.set(tuple(each for each in unsent.blocks.get() if each is not self))
 
     def finish(self) -> None:
         """Send what is left. Raises SendError naming all calls of the block that were not sent."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cloudq import unsent
 from cloudq.errors import CorruptRecord, ServiceUnavailable, TimeoutError
 from cloudq.results.handle import AsyncResult, Results, call_on_loop, refuse_inside_poller
 
@@ -72,6 +73,7 @@ def arrivals(
         yield _kept(arrival)
     if not missing:
         return
+    unsent.refuse_waiting(each.id for each in missing)
     arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
     watch = _Watch(missing, arrived.put, blocking=True)
     try:
@@ -100,6 +102,7 @@ async def aarrivals(
         yield _kept(arrival)
     if not missing:
         return
+    unsent.refuse_waiting(each.id for each in missing)
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[_Arrival] = asyncio.Queue()
     watch = _Watch(missing, lambda each: call_on_loop(loop, arrived.put_nowait, each))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from cloudq import context, states
+from cloudq import context, states, unsent
 from cloudq.errors import CloudQError, ServiceUnavailable, TaskError, TimeoutError
 
 if TYPE_CHECKING:  # loaded by the app when it opens its store; asyncio and aio are imported late as well
@@ -213,7 +213,8 @@ class AsyncResult(Generic[R]):
         ``timeout`` is in seconds, None waits for ever. A failed task raises its exception here
         (``propagate=False`` returns it). ``callback(task_id, value)`` is called before returning.
         Raises ``TimeoutError``; RuntimeError inside a task, where waiting for another task can
-        block every place of the worker (``disable_sync_subtasks=False`` allows it).
+        block every place of the worker (``disable_sync_subtasks=False`` allows it), and inside
+        the ``with app.batch():`` that still holds the call.
         """
         if disable_sync_subtasks:
             refuse_inside_task()
@@ -271,6 +272,7 @@ class AsyncResult(Generic[R]):
         else:
             if record.final:
                 return record
+        unsent.refuse_waiting((self.id,))
         poller = self._results.poller
         refuse_inside_poller(poller)
         done = threading.Event()
@@ -301,6 +303,7 @@ class AsyncResult(Generic[R]):
             if record.final:
                 return record
             raise self._late(timeout)
+        unsent.refuse_waiting((self.id,))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +13,14 @@ import pytest
 from cloudq import CloudQ
 from cloudq.brokers.base import Message
 from cloudq.brokers.open import open_broker
-from cloudq.errors import OperationalError, QueueNotFound, SendError, SerializationError, ServiceUnavailable
+from cloudq.errors import (
+    OperationalError,
+    QueueNotFound,
+    SendError,
+    SerializationError,
+    ServiceUnavailable,
+    TimeoutError,
+)
 from cloudq.testing.clock import ManualClock
 
 
@@ -249,3 +257,62 @@ def test_a_task_of_asyncio_that_outlives_the_block_sends_at_once(app: CloudQ, br
 
     asyncio.run(main())
     assert broker.sends == [("cloudq", 1)]
+
+
+# --- waiting inside the block ----------------------------------------------------------------------
+
+
+def test_waiting_inside_the_block_for_what_it_holds_is_refused_at_once(app: CloudQ) -> None:
+    with app.batch():
+        first, second = app.tasks["add"].delay(1), app.tasks["add"].delay(2)
+        for wait in (first.get, lambda: first.get(timeout=0), app.ResultSet([first, second]).join):
+            with pytest.raises(RuntimeError, match=r"with app\.batch\(\).* until the block ends"):
+                wait()
+        with pytest.raises(RuntimeError, match=first.id):
+            next(app.ResultSet([first]).iter_native())
+    assert len(queued(app)) == 2  # the refusals took nothing out of the block
+
+
+async def test_awaiting_inside_the_block_is_refused_as_well(app: CloudQ) -> None:
+    async with app.batch():
+        result = await app.tasks["add"].adelay(1)
+        with pytest.raises(RuntimeError, match=result.id):
+            await result.aget()
+        with pytest.raises(RuntimeError, match=result.id):
+            await app.ResultSet([result]).aget()
+
+
+def test_what_has_gone_out_may_be_waited_for_inside_the_block(app: CloudQ) -> None:
+    with app.batch():
+        results = [app.tasks["add"].delay(n) for n in range(11)]
+        with pytest.raises(TimeoutError):
+            results[0].get(timeout=0)  # of the ten that went out together
+        with pytest.raises(RuntimeError):
+            results[10].get()
+    with pytest.raises(TimeoutError):
+        results[10].get(timeout=0)
+
+
+def test_another_thread_may_wait_for_what_a_block_holds(app: CloudQ) -> None:
+    told: list[BaseException] = []
+
+    def wait(result: Any) -> None:
+        try:
+            result.get(timeout=0)
+        except BaseException as error:
+            told.append(error)
+
+    with app.batch():
+        result = app.tasks["add"].delay(1)
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(wait, result))
+        thread.start()
+        thread.join()
+    assert [type(each) for each in told] == [TimeoutError]
+
+
+async def test_an_asyncio_task_started_in_the_block_may_wait_for_what_it_holds(app: CloudQ) -> None:
+    async with app.batch():
+        result = await app.tasks["add"].adelay(1)
+        waiting = asyncio.create_task(result.aget(timeout=0.01))
+        await asyncio.wait([waiting])
+    assert isinstance(waiting.exception(), TimeoutError)

@@ -94,7 +94,8 @@ def _epoch(value: Any, name: str) -> float:
     return float(value)
 
 
-def _check_signature(value: Mapping[str, Any], name: str) -> None:
+def check_signature(value: Mapping[str, Any], name: str) -> None:
+    """Raises Fault for a mapping that is no signature."""
     task = value.get("task")
     if not isinstance(task, str) or not task:
         raise Fault(name, "is a signature, which names its task")
@@ -178,7 +179,7 @@ def _write_structures(document: dict[str, Any], envelope: Envelope) -> None:
 
 def _plain_signature(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     plain: dict[str, Any] = tagged.to_plain(dict(value), f"$.{name}")
-    _check_signature(plain, name)
+    check_signature(plain, name)
     return plain
 
 
@@ -207,7 +208,8 @@ def read(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return known, unknown
 
 
-def _read_moment(value: Any, name: str) -> float:
+def read_moment(value: Any, name: str) -> float:
+    """Seconds since the epoch, of a time as text or as they are. Raises Fault."""
     if not isinstance(value, str):
         return _epoch(value, name)
     try:
@@ -229,7 +231,7 @@ def _read_headers(value: Any, name: str) -> dict[str, Any]:
 
 def _read_signature(value: Any, name: str) -> dict[str, Any]:
     found = _object(tagged.from_plain(_object(value, name)), name)
-    _check_signature(found, name)
+    check_signature(found, name)
     return found
 
 
@@ -254,9 +256,9 @@ def _read_group(value: Any, name: str) -> GroupRef:
 _READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "task": _task,
     "id": _id,
-    "eta": _read_moment,
-    "expires": _read_moment,
-    "sent_at": _read_moment,
+    "eta": read_moment,
+    "expires": read_moment,
+    "sent_at": read_moment,
     "retries": _count,
     "root_id": _text,
     "parent_id": _text,

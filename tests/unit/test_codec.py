@@ -240,6 +240,7 @@ def test_memory_that_runs_out_does_not_bury_the_message(monkeypatch: pytest.Monk
         raise MemoryError
 
     monkeypatch.setattr("cloudq.serializers.json._decode", full)
+    monkeypatch.setattr("cloudq.serializers.usual._read", full)
     with pytest.raises(MemoryError):
         Codec().decode('{"task": "t"}', "q", "M")
 

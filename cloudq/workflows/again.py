@@ -9,7 +9,6 @@ still has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from cloudq import states
@@ -99,9 +98,8 @@ class Again:
         envelope = self._codec.decode(str(kept["message"]), queue, record.id)
         headers = {name: each for name, each in envelope.headers.items() if name != AGAIN}
         again = envelope.with_(headers=headers, retries=0, eta=None, expires=None)
-        return replace(
-            self._launcher.resend(again, queue), dedup_id=f"{record.id}-again-{self._clock.time():.3f}"
-        )
+        once_more = f"{record.id}-again-{self._clock.time():.3f}"
+        return self._launcher.resend(again, queue).with_(dedup_id=once_more)
 
     # --- undoing what followed ----------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """HTTP/1.1 as AWS's JSON services speak it: one request, one answer of known length, keep-alive.
 
-Free of I/O: ``request`` makes bytes, an ``AnswerReader`` is fed bytes; both transports use them.
+Free of I/O: ``head`` makes bytes, an ``AnswerReader`` is fed bytes; both transports use them.
 Whatever is not plain HTTP/1.1 is a ``BrokenAnswer``: never guessed at.
 """
 
@@ -16,6 +16,10 @@ MAX_HEAD: Final = 65_536
 #: SQS gives at most 10 MiB (ten messages of 1 MiB), escaped to at most six times that; DynamoDB 16 MB.
 MAX_BODY: Final = 80 * 1024 * 1024
 _NO_BODY: Final = (204, 304)
+_WELL: Final = "HTTP/1.1 200 OK"
+#: Header names that were seen, and how they are written in lower case. AWS has a few dozen.
+_NAMES: Final[dict[str, str]] = {}
+_MOST_NAMES: Final = 200
 
 
 class BrokenAnswer(Exception):
@@ -26,7 +30,7 @@ class BrokenAnswer(Exception):
         self.began = began
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpAnswer:
     """An answer: headers by their names in lower case; ``keep``: the connection may be used again."""
 
@@ -36,14 +40,15 @@ class HttpAnswer:
     keep: bool
 
 
-def request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """The bytes of a POST. Header values must have no line breaks (checked: they are not all ours)."""
+def head(path: str, headers: Mapping[str, str]) -> bytes:
+    """How a POST begins, up to the headers given. Their values must have no line breaks (checked: they are not
+    all ours)."""
     lines = [f"POST {path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    head = "\r\n".join(lines)
-    if head.count("\n") != len(headers):
+    text = "\r\n".join(lines) + "\r\n"
+    if text.count("\n") != len(lines):
         raise ValueError("a header's value has a line break in it")
-    return b"".join((head.encode("latin-1"), b"\r\ncontent-length: %d" % len(body), _END, body))
+    return text.encode("latin-1")
 
 
 class AnswerReader:
@@ -100,16 +105,20 @@ class AnswerReader:
                 raise BrokenAnswer(f"an answer whose head is longer than {MAX_HEAD} bytes")
             return False
         lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        self._status_line(lines[0])
+        if lines[0] == _WELL:
+            self._version, self._status = b"HTTP/1.1", 200
+        else:
+            self._status_line(lines[0])
         if 100 <= self._status < 200:
             del self._buffer[: end + 4]
             return bool(self._buffer) and self._head()
         headers = self._headers = {}
         for line in lines[1:]:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
+            raw, colon, value = line.partition(":")
+            name = _NAMES.get(raw) or _name(raw, line)
+            if not colon:
                 raise BrokenAnswer(f"an answer with the header line {line[:80]!r}")
-            name, value = name.lower(), value.strip()
+            value = value.strip()
             if name == "content-length" and headers.get(name, value) != value:
                 raise BrokenAnswer("an answer with two lengths")
             headers[name] = value
@@ -174,6 +183,15 @@ class AnswerReader:
         tokens = self._headers.get("connection", "").lower()
         keep = self._version == b"HTTP/1.1" and "close" not in tokens and self._length != -2
         return HttpAnswer(self._status, self._headers, body, keep)
+
+
+def _name(raw: str, line: str) -> str:
+    if not raw or raw != raw.strip():
+        raise BrokenAnswer(f"an answer with the header line {line[:80]!r}")
+    name = raw.lower()
+    if len(_NAMES) < _MOST_NAMES:
+        _NAMES[raw] = name
+    return name
 
 
 def _chunk_size(line: bytes) -> int:

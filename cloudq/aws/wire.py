@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from cloudq.aws import awsjson
-from cloudq.aws.http1 import BrokenAnswer, HttpAnswer, request
+from cloudq.aws.http1 import BrokenAnswer, HttpAnswer, head
 from cloudq.aws.identity import Endpoint, Identity
 from cloudq.aws.options import (
     LEAN_BACKOFF,
@@ -24,13 +24,13 @@ from cloudq.aws.options import (
 )
 from cloudq.aws.port import Answer, Call, Pause
 from cloudq.aws.quota import RetryQuota
-from cloudq.aws.sigv4 import Signer, timestamp
+from cloudq.aws.sigv4 import Credentials, Signature, Signer, timestamp
 from cloudq.clock import Clock
 from cloudq.errors import CredentialsError, OperationalError, ServiceUnavailable
 from cloudq.retry import backoff
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Exchange these bytes for an answer, within ``timeout`` seconds in all."""
 
@@ -60,6 +60,23 @@ SKEW_CODES: Final = frozenset(
 SKEW_WORTH_MENDING: Final = 120.0
 
 
+class Form:
+    """What the requests of one operation have in common, as long as the credentials are these."""
+
+    __slots__ = ("_head", "_signature", "credentials")
+
+    def __init__(self, credentials: Credentials, signature: Signature, head: bytes) -> None:
+        self.credentials = credentials
+        self._signature = signature
+        self._head = head
+
+    def request(self, now: str, body: bytes) -> bytes:
+        """The bytes of a request of this moment (``timestamp``)."""
+        signed = self._signature.of(now, body)
+        dated = f"x-amz-date: {now}\r\nauthorization: {signed}\r\ncontent-length: {len(body)}\r\n\r\n"
+        return b"".join((self._head, dated.encode("latin-1"), body))
+
+
 class Wire:
     """What a process knows of one service: where it is, how its requests are signed. No I/O."""
 
@@ -69,6 +86,8 @@ class Wire:
         self._identity = identity
         self._clock = clock
         self._signer = Signer(service, identity.region)
+        #: Operation -> what its requests have in common, for the credentials last used.
+        self._forms: dict[str, Form] = {}
         #: Seconds that AWS's clock is ahead of ours.
         self.skew = 0.0
         self._agent = f"cloudq Python/{_version()}"
@@ -76,24 +95,27 @@ class Wire:
     def request(self, call: Call, body: bytes) -> bytes:
         """The signed request, with credentials as they are now. Raises CredentialsError."""
         credentials = self._identity.credentials()
+        form = self._forms.get(call.operation)
+        if form is None or form.credentials != credentials:
+            form = self._forms[call.operation] = self._form(credentials, call.operation)
         now = timestamp(self._clock.time() + self.skew)
+        return form.request(now, body)
+
+    def _form(self, credentials: Credentials, operation: str) -> Form:
         headers = {
             "content-type": awsjson.CONTENT_TYPE,
             "host": self.endpoint.host_header,
-            "x-amz-date": now,
-            "x-amz-target": awsjson.HOT[call.service, call.operation],
+            "x-amz-target": awsjson.HOT[self.service, operation],
         }
         if self.service == "sqs":
-            headers["x-amzn-query-mode"] = (
-                "true"  # else errors come without the codes that IAM and others know
-            )
+            # else errors come without the codes that IAM and others know
+            headers["x-amzn-query-mode"] = "true"
         if credentials.token:
             headers["x-amz-security-token"] = credentials.token
         path = self.endpoint.path
-        headers["authorization"] = self._signer.authorization(credentials, now, headers, body, path=path)
-        headers["user-agent"] = self._agent
-        headers["accept-encoding"] = "identity"
-        return request(path, headers, body)
+        signature = Signature(self._signer, credentials, headers, path=path)
+        unsigned = {"user-agent": self._agent, "accept-encoding": "identity"}
+        return Form(credentials, signature, head(path, {**headers, **unsigned}))
 
     def refused(self, error: CredentialsError) -> CredentialsError:
         """The error, with what is to be done about credentials of this kind."""

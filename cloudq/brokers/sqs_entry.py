@@ -136,6 +136,8 @@ def to_delivery(queue: str, raw: Mapping[str, Any], received_at: float, invisibl
     """What ReceiveMessage handed over, received at ``received_at`` for ``invisible`` seconds."""
     system = raw.get("Attributes", {})
     more = raw.get("MessageAttributes")
+    sent = system.get("SentTimestamp")
+    first = system.get("ApproximateFirstReceiveTimestamp")
     # By position: keywords cost a third more, and every message comes by here.
     return Delivery(
         queue,
@@ -143,8 +145,8 @@ def to_delivery(queue: str, raw: Mapping[str, Any], received_at: float, invisibl
         raw["Body"],
         raw["ReceiptHandle"],
         int(system.get("ApproximateReceiveCount", 1)),
-        float(system.get("SentTimestamp", received_at * 1000)) / 1000,
-        float(system.get("ApproximateFirstReceiveTimestamp", received_at * 1000)) / 1000,
+        received_at if sent is None else float(sent) / 1000,
+        received_at if first is None else float(first) / 1000,
         received_at,
         received_at + invisible,
         system.get("MessageGroupId"),

@@ -20,9 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq.aws import awsjson
-from cloudq.aws.http1 import AnswerReader, BrokenAnswer, HttpAnswer, request
+from cloudq.aws.http1 import AnswerReader, BrokenAnswer, HttpAnswer, head
+from cloudq.aws.identity import Identity
 from cloudq.aws.port import AwsError, Call
-from cloudq.aws.sigv4 import Credentials, Signer, timestamp
+from cloudq.aws.sigv4 import Credentials, Signature, Signer, timestamp
+from cloudq.aws.wire import Wire
+from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import AccessDenied, ImproperlyConfigured, ServiceUnavailable
 
 # --- signatures -----------------------------------------------------------------------------------
@@ -79,6 +82,30 @@ def test_a_signature_is_the_one_botocore_makes(
     for _ in range(2):  # with a new day's key, and with the kept one
         ours = signer.authorization(Credentials(key, secret, token), headers["x-amz-date"], headers, body)
         assert ours == theirs
+
+
+def test_what_requests_have_in_common_is_prepared_once_for_all_days() -> None:
+    signer = Signer("sqs", "eu-west-1")
+    headers = {"host": "h", "x-amz-target": "T", "content-type": "c", "x-amzn-query-mode": "true"}
+    prepared = Signature(signer, Credentials("k", "s", "t"), headers)
+    for now, body in (("20261121T235959Z", b"a"), ("20261122T000001Z", b"b"), ("20261121T235959Z", b"c")):
+        fresh = Signer("sqs", "eu-west-1").authorization(
+            Credentials("k", "s", "t"), now, {**headers, "x-amz-date": now}, body
+        )
+        assert prepared.of(now, body) == fresh
+
+
+def test_requests_are_signed_with_the_credentials_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = Identity("eu-west-1", "http://127.0.0.1:1", None)
+    moment = [Credentials("first", "s"), Credentials("first", "s"), Credentials("second", "s", "token")]
+    monkeypatch.setattr(identity, "credentials", lambda: moment.pop(0))
+    wire = Wire("sqs", identity, SYSTEM_CLOCK)
+    call = Call("sqs", "SendMessage", {})
+    sent = [wire.request(call, b"{}") for _ in range(3)]
+    assert [b"Credential=first/" in each for each in sent] == [True, True, False]
+    assert b"Credential=second/" in sent[2]
+    assert b"x-amz-security-token: token\r\n" in sent[2]
+    assert b"x-amz-security-token;" in sent[2]
 
 
 def test_the_kept_key_changes_with_the_day_and_with_the_secret() -> None:
@@ -202,7 +229,7 @@ def test_an_answer_without_length_ends_with_the_connection() -> None:
 
 def test_a_header_cannot_smuggle_another() -> None:
     with pytest.raises(ValueError, match="line break"):
-        request("/", {"host": "h", "x-amz-security-token": "a\r\nx-evil: 1"}, b"")
+        head("/", {"host": "h", "x-amz-security-token": "a\r\nx-evil: 1"})
 
 
 # --- answers, as boto3 reads them --------------------------------------------------------------------

@@ -15,7 +15,7 @@ from cloudq.results.handle import AsyncResult
 from cloudq.workflows.face import Workflows
 
 if TYPE_CHECKING:  # loaded when they are needed, see cloudq/assembly.py
-    from cloudq.producer import Outgoing
+    from cloudq.outgoing import Outgoing
     from cloudq.results.store import ResultStore
 
 #: The class, whose name the method AsyncResult takes inside CloudQ.
@@ -65,14 +65,19 @@ class Calls(Workflows, Collecting):
         """
         if self.conf.task_always_eager:
             return [each.clone(**cast("dict[str, Any]", options)).apply() for each in signatures]
+        given = cast("dict[str, Any]", options)
+        running, add_to_parent = current(), given.pop("add_to_parent", True)
         results: list[Handle] = []
         failures: dict[int, Exception] = {}
         remaining = iter(signatures)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
-            calls = [self._prepared(each, cast("dict[str, Any]", options)) for each in chunk]
+            calls = [self._prepared(each, given) for each in chunk]
             calls, failed = self._publish(calls)
             failures.update({len(results) + position: each for position, each in failed.items()})
-            results.extend(self._result_of(call, options.get("add_to_parent", True)) for call in calls)
+            found = [self.handle(call.envelope.id) for call in calls]
+            results += found
+            if running is not None and add_to_parent:
+                running.children.extend(found)
         if failures:
             ids = {n: each.id for n, each in enumerate(results)}
             sent = {n: each for n, each in ids.items() if n not in failures}
@@ -92,8 +97,10 @@ class Calls(Workflows, Collecting):
         task = self.tasks.get(name)
         if task is not None:
             task.check_arguments(args, kwargs)
-        given = {**signature["options"], **options}
-        given.pop("add_to_parent", None)
+        given: Mapping[str, Any] = signature["options"]
+        if given or options:
+            given = {**given, **options}
+            given.pop("add_to_parent", None)
         return self.producer.prepare(name, args, kwargs, given)
 
     async def asend_many(

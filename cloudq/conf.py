@@ -7,6 +7,7 @@ Later ones win: the defaults, ``[tool.cloudq]`` in pyproject.toml, ``CLOUDQ_*`` 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 import os
 import re
@@ -19,6 +20,8 @@ from cloudq.settings import NAMES, TYPES, Settings, check, unknown
 #: Environment variables of the command line and the handlers, which are no settings.
 TOOL_VARIABLES = frozenset({"CLOUDQ_APP", "CLOUDQ_DASHBOARD_TOKEN", "CLOUDQ_DEBUG"})
 
+_revisions = itertools.count(1)
+
 
 class Conf:
     """``app.conf``: settings as attributes and items, each checked when it is set.
@@ -27,17 +30,20 @@ class Conf:
     URLs can no longer change unnoticed.
     """
 
-    __slots__ = ("_explicit", "_sealed", "_values")
+    __slots__ = ("_explicit", "_sealed", "_values", "revision")
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         object.__setattr__(self, "_values", Settings())
         object.__setattr__(self, "_explicit", set())
         object.__setattr__(self, "_sealed", {})
+        self._changed()
         self.update(values or {})
 
     _values: Settings
     _explicit: set[str]
     _sealed: dict[str, str]
+    #: Another number after each change, also of other apps: what was made of settings is good as long as it is the same.
+    revision: int
 
     def __getattr__(self, name: str) -> Any:  # what is a setting is a property, see below
         raise AttributeError(name if name.startswith("__") else unknown(name))
@@ -82,8 +88,9 @@ class Conf:
 
     def restore(self, before: tuple[Settings, set[str], dict[str, str]]) -> None:
         """Everything as it was."""
-        for name, value in zip(self.__slots__, (before[1], before[2], before[0]), strict=True):
+        for name, value in zip(("_values", "_explicit", "_sealed"), before, strict=True):
             object.__setattr__(self, name, value)
+        self._changed()
 
     def unseal(self) -> None:
         """Everything may change again: the app has closed what it had opened."""
@@ -164,6 +171,10 @@ class Conf:
             raise SettingError(f"setting {name} can no longer change: {self._sealed[name]}")
         setattr(self._values, name, value)
         self._explicit.add(name)
+        self._changed()
+
+    def _changed(self) -> None:
+        object.__setattr__(self, "revision", next(_revisions))
 
 
 for _name in NAMES:  # a task's life reads a dozen of them

@@ -8,9 +8,14 @@ import os
 NAMESPACE = bytes.fromhex("6d0f1c0e6a535b4e9d5e3c10cd1d5f57")
 
 
+#: A UUID's 17th digit, with the variant's two bits in place of its first two.
+_VARIANT = {f"{n:x}": f"{n & 3 | 8:x}" for n in range(16)}
+
+
 def new_id() -> str:
     """A random task id (UUID version 4, 36 characters)."""
-    return _uuid(bytearray(os.urandom(16)), 4)
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 def derived_id(*parts: str | int) -> str:

@@ -11,7 +11,8 @@ from cloudq import unsent
 from cloudq.errors import OperationalError, SendError
 
 if TYPE_CHECKING:  # declaring tasks stays light
-    from cloudq.producer import Outgoing, Producer
+    from cloudq.outgoing import Outgoing
+    from cloudq.producer import Producer
     from cloudq.registry import Registry
 
 #: Calls of one queue that are sent as soon as they are together: what one SendMessageBatch takes.

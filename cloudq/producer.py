@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
-from typing import Any, Final, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Any, TypeVar
 
-from msgspec import Struct
-from msgspec.structs import replace
-
-from cloudq import ids
 from cloudq.brokers.base import Broker, Message, is_fifo, message_size
 from cloudq.brokers.claimcheck import ClaimCheck
 from cloudq.brokers.joined import JoinedSends
-from cloudq.canvas.plan import to_plain
-from cloudq.canvas.signature import as_list
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.conf import Conf
-from cloudq.context import Request, current
 from cloudq.delays import eventbridge, hop
+from cloudq.delays.tiers import Tiers
 from cloudq.errors import (
-    ImproperlyConfigured,
     MessageTooLarge,
     OperationalError,
     SendError,
     SerializationError,
     ServiceUnavailable,
-    Unsupported,
 )
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope, PayloadRef
-from cloudq.options import check_call_options
-from cloudq.priorities import queue_for
-from cloudq.results.push import REPLY_TO, reply_queue
+from cloudq.outgoing import Outgoing
+from cloudq.preparation import Preparation
 from cloudq.retry import backoff
-from cloudq.routes import compile_routes
 from cloudq.serializers.codec import Codec
 
-#: Headers that carry what a task said about itself, for workers that must know before looking it up.
-IGNORE_RESULT: Final = "cloudq-ignore-result"
-#: The idempotency key that the caller gave.
-IDEMPOTENCY_KEY: Final = "cloudq-idempotency-key"
-#: The lock that a unique task frees: its name, and when ("until_start", "until_finish").
-UNIQUE: Final = "cloudq-unique"
-
 T = TypeVar("T")
-
-
-class Outgoing(Struct, frozen=True):
-    """One call, ready to be written. ``delay`` is seconds."""
-
-    envelope: Envelope
-    queue: str
-    delay: float = 0.0
-    group_id: str | None = None
-    dedup_id: str | None = None
-    serializer: str | None = None
-    compression: str | None = None
-    retry: bool = True
-    #: The same try once more (a hop, a deferral): publishing it is no news to the hooks.
-    quiet: bool = False
-    #: Epoch seconds at which EventBridge Scheduler is to send it, instead of us now.
-    at: float | None = None
-    #: The message's text, when it was written before it is sent: as the arguments were then.
-    text: str | None = None
-
-    def with_(self, **changes: Any) -> Outgoing:
-        """A copy with these fields changed."""
-        return replace(self, **changes)
 
 
 class Producer:
@@ -91,14 +47,10 @@ class Producer:
         self._codec = codec
         self._conf = conf
         self._hooks = hooks
-        self._defaults = defaults
         self._clock = clock
-        self._routes: Any = None
-        self._route = compile_routes(None)
-        self._zone = zone_of(conf)
         self._joined = JoinedSends(broker)
-        self._shots: tuple[Broker, eventbridge.OneShots] | None = None
-        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+        self._tiers = Tiers(broker, conf, clock)
+        self._preparation = Preparation(conf, self._tiers, defaults, clock)
 
     # --- calls to envelopes -------------------------------------------------------------------
 
@@ -106,149 +58,18 @@ class Producer:
         self, name: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Outgoing:
         """One call as it will be sent. Raises TypeError for unknown options, ValueError for bad ones."""
-        check_call_options(options)
-        if self._routes is not self._conf.task_routes:  # they may be set at any time
-            self._routes = self._conf.task_routes
-            self._route = compile_routes(self._routes)
-        merged: dict[str, Any] = dict(self._route(name) or ())
-        for source in (self._defaults(name), options):
-            merged.update({key: value for key, value in source.items() if value is not None})
-        now = self._clock.time()
-        eta = self._due(merged, now)
-        queue = self.queue_for(merged.get("queue"), merged.get("priority"))
-        envelope = self._envelope(name, args, kwargs, merged, now, eta)
-        at = self._scheduled_at(eta, now, queue)
-        return Outgoing(
-            envelope if at is None else hop.may_repeat(envelope),
-            queue,
-            self._delay(eta, now, queue) if at is None else 0.0,
-            merged.get("group_id"),
-            merged.get("dedup_id"),
-            merged.get("serializer"),
-            merged.get("compression"),
-            bool(merged.get("retry", self._conf.task_publish_retry)),
-            at=at,
-        )
+        return self._preparation.prepare(name, args, kwargs, options)
 
     def queue_for(self, queue: str | None, priority: int | None) -> str:
         """The queue, or its sibling for this priority. Raises ValueError, ImproperlyConfigured."""
-        conf, queue = self._conf, queue or self._conf.task_default_queue
-        if priority is None:
-            if conf.task_default_priority is None or queue not in conf.task_queue_priorities:
-                return queue
-            priority = conf.task_default_priority
-        return queue_for(conf.task_queue_priorities, queue, priority)
-
-    def _envelope(
-        self, name: str, args: Any, kwargs: Any, merged: Mapping[str, Any], now: float, eta: float | None
-    ) -> Envelope:
-        parent = current()
-        task_id = merged.get("task_id") or ids.new_id()
-        headers = dict(merged.get("headers") or ())
-        # the process that started it all is the one that waits, whoever sends the later steps
-        mine = parent.headers.get(REPLY_TO) if parent else reply_queue(self._conf)
-        reply_to = headers.pop(REPLY_TO, mine)
-        if (key := merged.get("idempotency_key")) is not None:
-            headers[IDEMPOTENCY_KEY] = self._checked_key(key)
-        if merged.get("ignore_result"):
-            headers[IGNORE_RESULT] = True
-        elif reply_to:
-            headers[REPLY_TO] = reply_to
-        return Envelope(
-            task=name,
-            id=task_id,
-            args=tuple(args or ()),
-            kwargs=dict(kwargs or ()),
-            eta=eta,
-            expires=self._moment("expires", merged["expires"], now) if "expires" in merged else None,
-            root_id=merged.get("root_id") or _root_of(parent) or task_id,
-            parent_id=merged.get("parent_id") or (parent.id if parent else None),
-            link=_plain_links(merged.get("link")),
-            link_error=_plain_links(merged.get("link_error")),
-            time_limit=merged.get("time_limit"),
-            soft_time_limit=merged.get("soft_time_limit"),
-            headers=headers,
-            origin=self._origin,
-            sent_at=now,
-        )
-
-    def _checked_key(self, key: Any) -> str:
-        if not isinstance(key, str) or not key:
-            raise TypeError(f"idempotency_key of a call is text, got {key!r}")
-        if (self._conf.result_backend or "").startswith("disabled://"):
-            raise ImproperlyConfigured(
-                "idempotency_key: claims are kept in the results store, and this app has none"
-                " (result_backend is disabled://)"
-            )
-        return key
-
-    def _due(self, merged: Mapping[str, Any], now: float) -> float | None:
-        countdown, eta = merged.get("countdown"), merged.get("eta")
-        if countdown is None and eta is None:
-            return None
-        if countdown is None:
-            return self._moment("eta", eta, now, relative=False)
-        if eta is not None:
-            raise ValueError("give countdown or eta, not both")
-        if isinstance(countdown, bool) or not isinstance(countdown, int | float) or countdown != countdown:
-            raise TypeError(f"countdown is a number of seconds, got {countdown!r}")
-        return hop.checked("countdown", countdown, now + countdown) if countdown > 0 else None
-
-    def _moment(self, name: str, value: Any, now: float, relative: bool = True) -> float | None:
-        """``value`` as seconds since the epoch: a datetime, or a number (of seconds from now if relative)."""
-        if value is None:
-            return None
-        if isinstance(value, datetime):
-            return (value if value.tzinfo is not None else value.replace(tzinfo=self._zone)).timestamp()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return hop.checked(name, value, now + value if relative else float(value))
-        if isinstance(value, str):
-            try:
-                return self._moment(name, datetime.fromisoformat(value), now)
-            except ValueError:
-                raise ValueError(f"{name}: {value!r} is no ISO-8601 time") from None
-        raise TypeError(f"{name} is a datetime or a number of seconds, got {value!r}")
-
-    def _scheduled_at(self, due: float | None, now: float, queue: str) -> float | None:
-        """When EventBridge Scheduler is to send it, or None: it goes to the queue now."""
-        if self._conf.delay_tier == "hop" or due is None or due <= now:
-            return None
-        if self._conf.delay_tier != "scheduler":
-            raise ImproperlyConfigured(f"delay_tier is hop or scheduler, got {self._conf.delay_tier!r}")
-        broker = self._broker()
-        if not is_fifo(queue) and (
-            due - now <= broker.capabilities.max_delay or not eventbridge.serves(broker)
-        ):
-            return None  # the embedded broker of a laptop hops, whatever the settings say
-        self._one_shots()  # a tier that cannot work is an error before anything is sent
-        eventbridge.at_expression(due, now)
-        return due
-
-    def _one_shots(self) -> eventbridge.OneShots:
-        broker = self._broker()
-        if self._shots is None or self._shots[0] is not broker:
-            self._shots = (broker, eventbridge.open_one_shots(broker, self._conf, self._clock))
-        return self._shots[1]
+        return self._preparation.queue_for(queue, priority)
 
     def unschedule(self, task_id: str, tries: Iterable[int] = (0,)) -> bool:
         """Delete the EventBridge schedules of these tries of a task that is not due yet.
 
         True when there was one: the task will not come. Always False where ``delay_tier`` is hop.
         """
-        if self._conf.delay_tier != "scheduler" or not eventbridge.serves(self._broker()):
-            return False
-        return self._one_shots().remove(task_id, tries)
-
-    def _delay(self, due: float | None, now: float, queue: str) -> float:
-        if due is None:
-            return 0.0
-        delay = hop.first_delay(due, now, self._broker().capabilities.max_delay)
-        if delay > 0 and is_fifo(queue):
-            raise Unsupported(
-                f"the FIFO queue {queue} takes no delay per message (an SQS rule): set delay_tier to scheduler, "
-                "send to a standard queue, or without countdown/eta"
-            )
-        return delay
+        return self._tiers.unschedule(task_id, tries)
 
     def text_of(self, envelope: Envelope, queue: str) -> str:
         """The message as it would be sent, but for a claim check. Raises SerializationError."""
@@ -264,11 +85,11 @@ class Producer:
     ) -> Outgoing:
         """The same task once more (a retry, a hop, a deferral), due at ``due``, for the same tenant."""
         now = self._clock.time()
-        at = self._scheduled_at(due, now, queue)
+        at = self._tiers.scheduled_at(due, now, queue)
         if at is not None:
             again = hop.may_repeat(envelope.with_(eta=due))
             return Outgoing(again, queue, group_id=group_id, quiet=quiet, at=at)
-        delay = self._delay(due, now, queue)
+        delay = self._tiers.first_delay(due, now, queue)
         return Outgoing(envelope.with_(eta=due), queue, delay, group_id, quiet=quiet)
 
     # --- envelopes to the broker --------------------------------------------------------------
@@ -316,12 +137,14 @@ class Producer:
         texts, messages, large = [], [], []
         most = self._limit()
         for position, call in enumerate(calls):
+            text = self._text(call) if call.text is None else call.text
+            message = self._message(call, text)
             limit = most if call.at is None else min(most, eventbridge.MAX_INPUT)
-            texts.append(self._text(call) if call.text is None else call.text)
-            messages.append(self._message(call, texts[-1]))
-            if (size := self._size(call, messages[-1])) > limit:
+            if (size := self._size(call, message)) > limit:
                 self._check_size(call, size, limit)
                 large.append(position)
+            texts.append(text)
+            messages.append(message)
         if self._claims is not None and large:
             kept = self._claims.map(lambda position: self._keep(calls[position], texts[position]), large)
             for position, ref in zip(large, kept, strict=True):
@@ -344,7 +167,11 @@ class Producer:
     def _text(self, call: Outgoing) -> str:
         if not call.quiet and self._hooks.wants("before_publish"):
             self._hooks.fire("before_publish", envelope=call.envelope, queue=call.queue)
-        return self._written(call)
+        try:
+            return self._codec.write(call.envelope, serializer=call.serializer, compression=call.compression)
+        except SerializationError as error:
+            message = f"the arguments of {call.envelope.task} cannot be written: {error.message}"
+            raise SerializationError(message, error.path) from error
 
     def _size(self, call: Outgoing, message: Message) -> int:
         return message_size(message) if call.at is None else eventbridge.input_size(message.body)
@@ -393,7 +220,7 @@ class Producer:
         sent: dict[int, str],
     ) -> None:
         """Have EventBridge send these: one request each, several at a time."""
-        shots = self._one_shots()
+        shots = self._tiers.one_shots()
 
         def put(position: int) -> str | Exception:
             call, message = calls[position], messages[position]
@@ -411,13 +238,6 @@ class Producer:
                 failures[position] = outcome
             else:
                 sent[position] = outcome
-
-    def _written(self, call: Outgoing) -> str:
-        try:
-            return self._codec.write(call.envelope, serializer=call.serializer, compression=call.compression)
-        except SerializationError as error:
-            message = f"the arguments of {call.envelope.task} cannot be written: {error.message}"
-            raise SerializationError(message, error.path) from error
 
     def _message(self, call: Outgoing, text: str) -> Message:
         body = self._codec.seal(text, call.queue)
@@ -457,8 +277,6 @@ class Producer:
                 return
             else:
                 sent.update(zip(positions, found, strict=True))
-                for position in positions:
-                    failures.pop(position, None)
                 return
             if not again or self._clock.monotonic() + wait > deadline:
                 return
@@ -466,23 +284,3 @@ class Producer:
                 failures.pop(position, None)
             positions = again
             self._clock.sleep(wait)
-
-
-def _plain_links(links: Any) -> tuple[Mapping[str, Any], ...]:
-    return tuple(to_plain(each) for each in as_list(links)) if links else ()
-
-
-def _root_of(parent: Request | None) -> str | None:
-    return (parent.root_id or parent.id) if parent is not None else None
-
-
-def zone_of(conf: Conf) -> tzinfo:
-    """The zone that naive datetimes are in. Raises ImproperlyConfigured for an unknown one."""
-    if conf.enable_utc and not conf.explicit("timezone"):
-        return UTC
-    try:
-        return ZoneInfo(conf.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ImproperlyConfigured(
-            f"timezone: {conf.timezone!r} is not a known zone; example: Europe/Paris"
-        ) from None

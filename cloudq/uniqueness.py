@@ -13,7 +13,8 @@ from cloudq.conf import Conf
 from cloudq.coordination.unique import Held, Taken, UniqueLocks, lock_name
 from cloudq.errors import ImproperlyConfigured, OperationalError, SendError, Unsupported
 from cloudq.message import Envelope
-from cloudq.producer import UNIQUE, Outgoing, Producer
+from cloudq.outgoing import UNIQUE, Outgoing
+from cloudq.producer import Producer
 from cloudq.registry import Registry
 from cloudq.results.store import ResultStore
 from cloudq.task import Task
@@ -50,7 +51,10 @@ def publish(
 
     Raises what keeps all of them from being sent, as ``Producer.send`` does.
     """
-    if not any(_is_unique(call.envelope, tasks) for call in calls):
+    names = {call.envelope.task for call in calls}
+    if not any(_has_lock(name, tasks) for name in names) or not any(
+        _is_unique(call.envelope, tasks) for call in calls
+    ):
         return list(calls), _send(producer, calls)
     found = store()
     if found is None:
@@ -163,9 +167,13 @@ def lock_until(task: Task[..., Any], envelope: Envelope, conf: Conf, now: float)
     return now + longest if envelope.expires is None else min(now + longest, envelope.expires)
 
 
+def _has_lock(name: str, tasks: Registry) -> bool:
+    task = tasks.get(name)
+    return task is not None and task.unique is not None
+
+
 def _is_unique(envelope: Envelope, tasks: Registry) -> bool:
-    task = tasks.get(envelope.task)
-    if task is None or task.unique is None:
+    if not _has_lock(envelope.task, tasks):
         return False
     if envelope.link or envelope.link_error:
         raise Unsupported(

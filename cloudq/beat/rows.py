@@ -10,7 +10,7 @@ from cloudq.beat.book import Book, Listed
 from cloudq.beat.marks import Mark, Marks
 from cloudq.deploy.expressible import refusal
 from cloudq.errors import CloudQError
-from cloudq.producer import zone_of
+from cloudq.moments import zone_of
 
 
 def rows(app: CloudQ) -> list[dict[str, Any]]:

@@ -126,10 +126,10 @@ class SqsOperations:
     def send(self, queue: str, messages: Sequence[Message]) -> Operation[list[str]]:
         """See ``Broker.send``. On FIFO the order holds unless SQS refuses an entry of a batch."""
         sizes = [check(queue, message, self._can) for message in messages]
-        entries = [to_entry(queue, message) for message in messages]
-        if len(entries) == 1:
-            answer = yield from self._queues.call(queue, "SendMessage", entries[0])
+        if len(messages) == 1:
+            answer = yield from self._queues.call(queue, "SendMessage", to_entry(queue, messages[0]))
             return [answer["MessageId"]]
+        entries = [{"Id": str(n), **to_entry(queue, message)} for n, message in enumerate(messages)]
         sent: dict[int, str] = {}
         failures: dict[int, Exception] = {}
         for part in pack(sizes, self._can.max_batch, self._can.max_body):
@@ -154,8 +154,8 @@ class SqsOperations:
     ) -> Operation[None]:
         waits = backoff(*ENTRY_BACKOFF)
         for attempt in range(1, ENTRY_ATTEMPTS + 1):
-            entries = [{"Id": str(n), **entry} for n, entry in pending.items()]
-            answer = yield from self._queues.call(queue, "SendMessageBatch", {"Entries": entries})
+            params = {"Entries": list(pending.values())}
+            answer = yield from self._queues.call(queue, "SendMessageBatch", params)
             for done in answer.get("Successful", []):
                 sent[int(done["Id"])] = done["MessageId"]
             reasons = {int(failed["Id"]): failed for failed in answer.get("Failed", [])}

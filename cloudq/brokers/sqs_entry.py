@@ -51,6 +51,18 @@ def check(queue: str, message: Message, capabilities: BrokerCapabilities) -> int
             f"{capabilities.max_body}: configure a blob backend for large arguments, or send less"
         )
     _check_text(message.body, "the body")
+    if message.attributes:
+        _check_attributes(message)
+    if message.delay:
+        _check_delay(queue, message.delay, capabilities.max_delay)
+    if message.group_id is not None:
+        _check_id("group", message.group_id)
+    if message.dedup_id is not None:
+        _check_id("dedup", message.dedup_id)
+    return size
+
+
+def _check_attributes(message: Message) -> None:
     if len(message.attributes) > MAX_ATTRIBUTES:
         raise Unsupported(f"SQS takes {MAX_ATTRIBUTES} message attributes, got {len(message.attributes)}")
     for name, value in message.attributes.items():
@@ -59,10 +71,6 @@ def check(queue: str, message: Message, capabilities: BrokerCapabilities) -> int
                 f"SQS takes no message attribute named {name!r}: use letters, digits, '_', '-' and '.'"
             )
         _check_text(value, f"the attribute {name!r}")
-    _check_delay(queue, message.delay, capabilities.max_delay)
-    _check_id("group", message.group_id)
-    _check_id("dedup", message.dedup_id)
-    return size
 
 
 def _check_text(text: str, what: str) -> None:
@@ -92,8 +100,8 @@ def _check_delay(queue: str, delay: float, longest: float) -> None:
         )
 
 
-def _check_id(what: str, value: str | None) -> None:
-    if value is not None and not _ID.fullmatch(value):
+def _check_id(what: str, value: str) -> None:
+    if not _ID.fullmatch(value):
         raise Unsupported(
             f"SQS takes a {what} id of 1 to 128 ASCII letters, digits and punctuation, no spaces: {value!r}"
         )

@@ -13,7 +13,7 @@ import cloudq
 from cloudq.beat.beat import Beat
 from cloudq.beat.book import Book
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, moment, one_line_errors
-from cloudq.producer import zone_of
+from cloudq.moments import zone_of
 from cloudq.worker import logs
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")

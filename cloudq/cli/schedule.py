@@ -26,8 +26,8 @@ from cloudq.cli.common import (
 )
 from cloudq.deploy.sync import Plan, apply, make_plan, place_of
 from cloudq.errors import ScheduleError
+from cloudq.moments import zone_of
 from cloudq.periodic import declared
-from cloudq.producer import zone_of
 from cloudq.schedules.entry import Entry, entry_from
 
 commands = typer.Typer(help="List and change periodic tasks.", no_args_is_help=True)

@@ -14,8 +14,8 @@ from cloudq.delays.eventbridge import MAX_INPUT, escaped, input_size
 from cloudq.delays.hop import HOPS
 from cloudq.errors import ScheduleError
 from cloudq.ids import derived_id
+from cloudq.moments import zone_of
 from cloudq.periodic import NAME_HEADER
-from cloudq.producer import zone_of
 from cloudq.results.push import REPLY_TO
 from cloudq.schedules.entry import GRACE, Entry
 from cloudq.schedules.translation import Expression, translate

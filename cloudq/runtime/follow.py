@@ -16,7 +16,7 @@ from cloudq.canvas.plan import Flow, Step, as_one, flow_of, give_errback, is_gro
 from cloudq.context import Request
 from cloudq.errors import MessageTooLarge, SerializationError, TaskError, Unsupported, ValueTooLarge
 from cloudq.message import Envelope, GroupRef
-from cloudq.producer import Outgoing
+from cloudq.outgoing import Outgoing
 from cloudq.results import failure
 from cloudq.results.push import REPLY_TO
 from cloudq.results.record import Record

@@ -18,7 +18,7 @@ from cloudq.coordination.lock import CLOCK_SKEW
 from cloudq.coordination.once import Claimed, Done, Once, Token
 from cloudq.errors import ImproperlyConfigured, InvalidArguments, OperationalError
 from cloudq.message import Envelope
-from cloudq.producer import IDEMPOTENCY_KEY
+from cloudq.outgoing import IDEMPOTENCY_KEY
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore

@@ -33,8 +33,8 @@ from cloudq.execution.call import judge
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
+from cloudq.outgoing import IGNORE_RESULT
 from cloudq.pools.base import Cancelled, Died, Returned, TimedOut, Watch
-from cloudq.producer import IGNORE_RESULT
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore

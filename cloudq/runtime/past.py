@@ -6,7 +6,7 @@ from cloudq.brokers.base import Delivery
 from cloudq.conf import Conf
 from cloudq.delays import hop
 from cloudq.message import Envelope
-from cloudq.producer import UNIQUE
+from cloudq.outgoing import UNIQUE
 from cloudq.runtime.limits import was_deferred
 from cloudq.workflows.words import AGAIN, JOINED
 

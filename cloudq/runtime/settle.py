@@ -21,7 +21,8 @@ from cloudq.errors import ImproperlyConfigured, Reject, Replace, SerializationEr
 from cloudq.execution.outcome import Outcome
 from cloudq.hooks import Hooks
 from cloudq.message import Envelope
-from cloudq.producer import UNIQUE, Outgoing, Producer
+from cloudq.outgoing import UNIQUE, Outgoing
+from cloudq.producer import Producer
 from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore

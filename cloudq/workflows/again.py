@@ -17,7 +17,7 @@ from cloudq.canvas.plan import Flow, is_group
 from cloudq.clock import Clock
 from cloudq.errors import ChordError, CloudQError
 from cloudq.message import Envelope
-from cloudq.producer import Outgoing
+from cloudq.outgoing import Outgoing
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.serializers.codec import Codec

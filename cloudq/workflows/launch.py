@@ -20,7 +20,8 @@ from cloudq.context import current
 from cloudq.coordination.join import Join
 from cloudq.errors import ImproperlyConfigured, SendError
 from cloudq.message import Envelope, GroupRef
-from cloudq.producer import Outgoing, Producer
+from cloudq.outgoing import Outgoing
+from cloudq.producer import Producer
 from cloudq.registry import Registry
 from cloudq.results.group import GroupResult
 from cloudq.results.handle import AsyncResult, Results

@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 
-.PHONY: help demo test slow long lint types architecture audit checkov check clean bench
+# Tests start hundreds of Python processes: where an environment forbids to keep what was compiled, each would
+# compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test slow proofs long lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -42,6 +46,9 @@ test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installe
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
 	$(BIN)/pytest -q -n 3 --dist loadgroup -m "slow and not long"
+
+proofs: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run both at once: what waits beside what computes
+	$(BIN)/pytest -q -n 4 --dist loadgroup -m "not long"
 
 long: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the proofs that take minutes each, beyond CI's time
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m long

@@ -13,8 +13,23 @@ import pytest
 # --import-mode=importlib puts nothing on sys.path; tests share helpers as ``from servers import ...``.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import ordering
 import servers
 from blob_servers import azurite, fake_gcs_url  # noqa: F401  fixtures
+
+
+@pytest.hookimpl(trylast=True)  # what plugins group, and what -m leaves out, is settled by then
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow proofs run beside quick tests, where both are asked for."""
+
+    def patience(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return float(mark.args[0]) if mark is not None else 0.0
+
+    def slow(item: pytest.Item) -> bool:
+        return item.get_closest_marker("slow") is not None
+
+    items[:] = ordering.mixed(items, slow, patience, lambda item: item.path)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
+
+from cloudq import forks
 
 T = TypeVar("T")
 
@@ -14,26 +15,34 @@ class Opened:
     """What an app has opened, per process: after a fork the child opens its own."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.RLock()
         self._things: dict[str, Any] = {}
-        self._pid = os.getpid()
+        self._generation = forks.generation
 
     def get(self, name: str, make: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            self._lock, self._things, self._pid = threading.RLock(), {}, os.getpid()
+        """What has that name; made now, if nothing has."""
+        if self._generation != forks.generation:
+            self._begin()
         try:
-            return cast("T", self._things[name])
+            found: T = self._things[name]
+            return found
         except KeyError:
             pass
         with self._lock:
             if name not in self._things:
                 self._things[name] = make()
-            return cast("T", self._things[name])
+            made: T = self._things[name]
+        return made
 
     def close(self) -> None:
+        """Close all of it. What a parent process has opened is left to the parent."""
+        if self._generation != forks.generation:
+            self._begin()
         with self._lock:
             things, self._things = self._things, {}
-        if self._pid == os.getpid():
-            for name in ("poller", "claims", "broker", "backend"):
-                if things.get(name) is not None:
-                    things[name].close()
+        for name in ("poller", "claims", "broker", "backend"):
+            if things.get(name) is not None:
+                things[name].close()

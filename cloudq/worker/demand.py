@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cloudq.errors import CorruptRecord, ImproperlyConfigured, OperationalError
-from cloudq.monitoring.scaling import Signal, headcount, signal, waits_of
+from cloudq.monitoring.census import Census, Count, count
+from cloudq.monitoring.scaling import Signal, signal
 
 if TYPE_CHECKING:
-    from cloudq.control.roster import WorkerInfo
     from cloudq.worker.source import Source
     from cloudq.worker.worker import Worker
 
@@ -21,7 +21,8 @@ logger = logging.getLogger("cloudq.worker")
 
 #: Seconds between two looks at a queue's depth: in the cloud, where each is a request, and on this machine.
 EVERY: Final = (15.0, 1.0)
-#: And between two counts of the workers: a listing and a read of their signs of life.
+#: And between two looks at how many workers there are: in the cloud a read of what one of them has counted, on this
+#: machine a listing and a read of their signs of life.
 COUNT_EVERY: Final = (60.0, 5.0)
 #: A look that is older than so many periods is no longer shown.
 STALE: Final = 3.0
@@ -50,7 +51,7 @@ class Demand:
         self._looks: dict[str, _Look] = {}
         self._asked: dict[str, float] = {}
         self._failing: set[str] = set()
-        self._others: list[WorkerInfo] | None = None
+        self._workers: Count | None = None
         self._counted = -float("inf")
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,9 +100,9 @@ class Demand:
     def _ask(self, source: Source, now: float) -> None:
         app, name, received = self._worker.app, source.queue, source.received
         try:
-            others = self._count()
-            workers = None if others is None else 1 + headcount(name, others)
-            waits = [source.waits.longest(), *waits_of(name, others or ())]
+            counted = self._count()
+            workers = None if counted is None else self._headcount(counted, name)
+            waits = [source.waits.longest(), None if counted is None else counted.line(name).waited]
             self._looks[name] = _Look(now, signal(app.broker, name, app.clock, workers, waits), received)
         except OperationalError as error:
             if name not in self._failing:
@@ -110,8 +111,13 @@ class Demand:
         else:
             self._failing.discard(name)
 
-    def _count(self) -> list[WorkerInfo] | None:
-        """The other live workers, as they were when they were last listed; None when nobody can know."""
+    def _headcount(self, counted: Count, queue: str) -> int:
+        """The live workers of a queue, this one among them whether or not it was counted."""
+        here = self._worker.steering.started < counted.at
+        return max(1, counted.line(queue).workers + (0 if here else 1))
+
+    def _count(self) -> Count | None:
+        """The live workers, as they were when they were last counted; None when nobody can know."""
         worker = self._worker
         if not worker.steering.on:
             return None
@@ -119,12 +125,19 @@ class Demand:
         if now - self._counted >= COUNT_EVERY[0 if far else 1]:
             self._counted = now  # at once: a store that is away is not asked at every look
             try:
-                alive = worker.app.control.roster.alive()
+                self._workers = self._counted_by_all() if far else self._counted_here()
             except (OperationalError, CorruptRecord) as error:
                 logger.warning("counting the workers: %s; the last count stands", error)
-            else:
-                self._others = [each for each in alive if each.hostname != worker.hostname]
-        return self._others
+        return self._workers
+
+    def _counted_by_all(self) -> Count:
+        app = self._worker.app
+        alive = app.control.roster.alive
+        return Census(app.need_store().backend, app.conf.control_namespace, app.clock, alive).take()
+
+    def _counted_here(self) -> Count:
+        app = self._worker.app
+        return count(app.control.roster.alive(), app.clock.time())
 
     def _run(self) -> None:
         while True:

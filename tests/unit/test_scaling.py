@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from worker_processes import eventually
 
 from cloudq import CloudQ
+from cloudq.backends.open import open_backend
 from cloudq.brokers.base import Delivery, Message, QueueDepth
 from cloudq.brokers.open import open_broker
 from cloudq.cli.main import cli
@@ -65,15 +66,21 @@ class Scene:
             SimpleNamespace(queue=name, received=0, waits=Waits(lambda: self.now)) for name in queues
         ]
         roster = SimpleNamespace(alive=self._alive)
+        self.clock = ManualClock(1000.0)
+        self.store = open_backend("memory://", self.clock)
         self.worker: Any = SimpleNamespace(
             app=SimpleNamespace(
-                broker=self.queue, clock=ManualClock(1000.0), control=SimpleNamespace(roster=roster)
+                broker=self.queue,
+                clock=self.clock,
+                conf=SimpleNamespace(control_namespace="default"),
+                control=SimpleNamespace(roster=roster),
+                need_store=lambda: SimpleNamespace(backend=self.store),
             ),
             conf=SimpleNamespace(worker_signals_interval=None),
             hostname="w1",
             queues=list(queues),
             sources=self.sources,
-            steering=SimpleNamespace(on=True, far=True),
+            steering=SimpleNamespace(on=True, far=True, started=0.0),
         )
         self.demand = Demand(self.worker, lambda: self.now)
 
@@ -166,6 +173,7 @@ def test_the_workers_are_counted_once_a_minute_and_only_those_that_take_messages
         scene.demand.left()
     assert scene.listed == 1
     scene.now = COUNT_EVERY[0]
+    scene.clock.advance(COUNT_EVERY[0])
     scene.demand.left()
     assert scene.listed == 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from time import monotonic, sleep, time
 from typing import Protocol
 
 
@@ -30,17 +30,13 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    def time(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    # the machine's own functions, without a call of ours around them: a task asks for the time again and again
+    time = staticmethod(time)
+    monotonic = staticmethod(monotonic)
+    sleep = staticmethod(sleep)
 
     def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
         return condition.wait(timeout)
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

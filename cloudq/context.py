@@ -81,6 +81,10 @@ def current() -> Request | None:
     return _current.get()
 
 
+#: What ``running`` does, for who does it with every task: ``token = enter(request)``, and at last ``leave(token)``.
+enter, leave = _current.set, _current.reset
+
+
 class running:  # noqa: N801  read as a word: ``with running(request)``
     """Make ``request`` the current one for the block."""
 

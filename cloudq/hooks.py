@@ -44,7 +44,8 @@ class Hooks:
     """The listeners of one app."""
 
     def __init__(self) -> None:
-        self._listeners: dict[str, list[Listener]] = {}
+        #: By point. While this and ``EVERYWHERE`` are empty nobody wants anything, which is quickly seen.
+        self.listeners: dict[str, list[Listener]] = {}
         #: Where a worker's events go besides what its settings name (``cloudq.monitoring.feed.Sink``).
         self.sinks: list[Any] = []
 
@@ -54,21 +55,22 @@ class Hooks:
             raise ValueError(f"no hook point is called {point!r}; known: {', '.join(POINTS)}")
         if listener is None:
             return lambda function: self.on(point, function)
-        self._listeners.setdefault(point, []).append(listener)
+        self.listeners.setdefault(point, []).append(listener)
         return listener
 
     def off(self, point: str, listener: Listener) -> None:
         """Remove a listener; unknown ones are no error."""
-        if listener in self._listeners.get(point, ()):
-            self._listeners[point].remove(listener)
+        found = self.listeners.get(point, [])
+        if listener in found:
+            found.remove(listener)
 
     def wants(self, point: str) -> bool:
         """Does anybody listen? Lets hot paths skip building arguments."""
-        return bool(self._listeners.get(point) or EVERYWHERE.get(point))
+        return bool(self.listeners.get(point) or EVERYWHERE.get(point))
 
     def fire(self, point: str, **data: Any) -> None:
         """Call the listeners in order."""
-        for listener in (*self._listeners.get(point, ()), *EVERYWHERE.get(point, ())):
+        for listener in (*self.listeners.get(point, ()), *EVERYWHERE.get(point, ())):
             try:
                 listener(**data)
             except Exception:

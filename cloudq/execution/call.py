@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from functools import cache, partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudq import states
-from cloudq.context import Request, running
+from cloudq.context import Request, enter, leave, running
 from cloudq.errors import Ignore, Reject, Retry
 from cloudq.execution.outcome import ExceptionInfo, Outcome, format_traceback
 from cloudq.pools.base import Watch
@@ -64,13 +65,14 @@ def call(
     """Run the task in this thread; ``async def`` tasks run on the process's event loop thread."""
     started = time.perf_counter()
     hard, soft = request.timelimit
-    with running(request):
+    token = enter(request)
+    try:
         try:
             try:
                 watch.begin(soft, hard)  # from here on a limit may strike at any instruction
                 target.before_start(request.id or "", args, kwargs)
                 value = target.entry(*args, **kwargs)
-                if inspect.iscoroutine(value):
+                if isinstance(value, CoroutineType):
                     from cloudq import aio
 
                     value = aio.run(value)
@@ -81,6 +83,8 @@ def call(
         else:
             outcome = Outcome(states.SUCCESS, value, runtime=time.perf_counter() - started)
         _tell(target, request, args, kwargs, outcome)
+    finally:
+        leave(token)
     return outcome
 
 

@@ -6,12 +6,13 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from cloudq import states
 from cloudq.errors import Retry
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The end of one run; a value that travels from execute to settle.
 
     ``state`` is SUCCESS, FAILURE, RETRY, IGNORED, REJECTED or REVOKED. ``value`` is the task's return value

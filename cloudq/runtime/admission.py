@@ -10,6 +10,7 @@ from cloudq.clock import Clock
 from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured
 from cloudq.message import Envelope
+from cloudq.outgoing import IDEMPOTENCY_KEY
 from cloudq.registry import Registry
 from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
@@ -70,7 +71,13 @@ class Admission:
 
     def asks(self, task: Task[..., Any], envelope: Envelope) -> bool:
         """Does this run need anything at all?"""
-        return self.limits.asks(task) or self.idempotency.asks(task, envelope)
+        return (
+            task.max_concurrency is not None
+            or self.limits.rate(task) is not None
+            or task.idempotent
+            or task.idempotency_key is not None
+            or IDEMPOTENCY_KEY in envelope.headers
+        )
 
     def leave(self, admitted: Admitted, ran: bool = True) -> None:
         """The run is over, however it ended: others may have what it held. Never raises."""

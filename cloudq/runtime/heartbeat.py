@@ -12,9 +12,10 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from cloudq.brokers.base import Broker, Delivery
 from cloudq.clock import Clock
@@ -31,8 +32,7 @@ CALLS: Final = 8
 LOOK_EVERY: Final = 1 / 12
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(Struct):
     """A delivery in our hands. Times are wall-clock seconds, as the broker counts them."""
 
     delivery: Delivery
@@ -41,11 +41,11 @@ class Lease:
     renew_at: float
     ceiling: float
     lost: bool = False
-    told: bool = field(default=False)
+    told: bool = False
     #: It is about to be acknowledged, or has been: a refusal is no loss.
-    eased: bool = field(default=False)
+    eased: bool = False
     #: A renewal is under way.
-    busy: bool = field(default=False)
+    busy: bool = False
 
 
 class Leases:
@@ -60,6 +60,7 @@ class Leases:
     ) -> None:
         self._broker = broker
         self._clock = clock
+        self._time = clock.time
         self._on_lost = on_lost
         self._held: dict[str, Lease] = {}
         self._changed = threading.Condition()
@@ -112,7 +113,7 @@ class Leases:
     def holds(self, delivery: Delivery) -> bool:
         """Is it still ours? False once the lease was lost or has run out unrenewed."""
         lease = self._held.get(delivery.receipt)
-        return lease is not None and not lease.lost and self._clock.time() < lease.expires
+        return lease is not None and not lease.lost and self._time() < lease.expires
 
     def __len__(self) -> int:
         return len(self._held)

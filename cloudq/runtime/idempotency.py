@@ -86,10 +86,6 @@ class Idempotency:
                     " none (result_backend is disabled://)"
                 )
 
-    def asks(self, task: Task[..., Any], envelope: Envelope) -> bool:
-        """Is this call's work to be done once?"""
-        return task.is_idempotent or IDEMPOTENCY_KEY in envelope.headers
-
     def ask(
         self, task: Task[..., Any], envelope: Envelope, delivery: Delivery
     ) -> Claim | Wait | Record | None:

@@ -116,10 +116,6 @@ class Limits:
 
     # --- the verbs ---------------------------------------------------------------------------------
 
-    def asks(self, task: Task[..., Any]) -> bool:
-        """Has the task limits?"""
-        return task.max_concurrency is not None or self.rate(task) is not None
-
     def ask(self, task: Task[..., Any], envelope: Envelope) -> Place | Wait | None:
         """A place to be given to ``leave``, None when none is needed, or when to come back.
 

@@ -8,20 +8,18 @@ decides what follows; what follows has derived ids (decisions 1, 3, 6, 7).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from cloudq import states
 from cloudq.backends.base import Version
-from cloudq.brokers.base import Delivery, is_fifo
+from cloudq.brokers.base import Delivery
 from cloudq.clock import Clock
 from cloudq.conf import Conf
-from cloudq.coordination.unique import UniqueLocks
 from cloudq.errors import ImproperlyConfigured, Reject, Replace, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
-from cloudq.hooks import Hooks
+from cloudq.hooks import EVERYWHERE, Hooks
 from cloudq.message import Envelope
-from cloudq.outgoing import UNIQUE, Outgoing
 from cloudq.producer import Producer
 from cloudq.results.push import REPLY_TO, announcement
 from cloudq.results.record import Record
@@ -33,14 +31,13 @@ from cloudq.runtime.naming import label
 from cloudq.runtime.patience import Patience
 from cloudq.runtime.ready import Ready
 from cloudq.runtime.records import Records
-from cloudq.runtime.verdict import ABANDON, ACK, Bury, Hold, Release, Verdict
+from cloudq.runtime.returns import Returns
+from cloudq.runtime.uniques import Uniques
+from cloudq.runtime.verdict import ABANDON, ACK, Bury, Release, Verdict
 from cloudq.task import Task
 from cloudq.workflows.words import ERRBACK, JOINED
 
 logger = logging.getLogger("cloudq.task")
-
-#: A wait that is not worth publishing the message once more (seconds; SQS delays by whole ones).
-SHORT = 1.0
 
 
 class Settler:
@@ -62,26 +59,37 @@ class Settler:
         self._producer = producer
         self._conf = conf
         self._hooks = hooks
+        self._heard = hooks.listeners
         self._clock = clock
         self._patience = patience
         self._follower = follower
         self._post = post
         self._records = Records(conf, clock, hostname, follower)
-        self._locks = None if store is None else UniqueLocks(store.backend, clock)
+        self.uniques = Uniques(store, conf, clock, patience)
+        self.returns = Returns(producer, clock, patience)
         self.holds: Callable[[Any], bool] = lambda delivery: True
         #: Called before a delivery is acknowledged whose task has yet to run.
         self.eased: Callable[[Any], None] = lambda delivery: None
-        #: Does the driver keep a message that is to wait under its lease (``Hold``)?
-        self.can_hold = False
+
+    @property
+    def can_hold(self) -> bool:
+        """Does the driver keep a message that is to wait under its lease (``Hold``)?"""
+        return self.returns.can_hold
+
+    @can_hold.setter
+    def can_hold(self, yes: bool) -> None:
+        self.returns.can_hold = yes
 
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
         """Raises OperationalError when a service stayed away longer than patience lasts."""
         # a message acknowledged before its task ran is under no lease any more
-        if self.wants(ready.task, "acks_late") and not self.holds(ready.delivery):
+        if ready.late and not self.holds(ready.delivery):
             logger.warning(
                 "task %s: its lease was lost while it ran; nothing is recorded", label(ready.envelope)
             )
             return ABANDON
+        if outcome.state == states.SUCCESS:
+            return self._end(ready, outcome)
         if outcome.state == states.RETRY:
             return self._retry(ready, outcome)
         if outcome.state == states.IGNORED:
@@ -96,7 +104,8 @@ class Settler:
         claim, stored = ready.admitted.claim, self._stores(ready, outcome)
         if claim is None and not stored and outcome.state == states.SUCCESS and self._is_alone(ready):
             self._report(ready, outcome)  # nobody asks for a record, and nothing follows from it
-            self.free(ready.envelope)
+            if ready.envelope.headers:
+                self.uniques.free(ready.envelope)
             return ACK
         record = self._records.of(ready, outcome)
         if claim is not None and outcome.state == states.SUCCESS:
@@ -137,7 +146,9 @@ class Settler:
             "task %s: its claim was lost while it ran; its result is dropped", label(ready.envelope)
         )
         if first is None:  # still at work
-            return self.defer(ready.envelope, ready.delivery, self._clock.time() + 1.0, last_receipt=False)
+            return self.returns.defer(
+                ready.envelope, ready.delivery, self._clock.time() + 1.0, last_receipt=False
+            )
         return self.adopt(first, ready.task, ready.envelope, ready.delivery, ready.known, ready.records)
 
     def adopt(
@@ -219,7 +230,7 @@ class Settler:
                 f"sending what follows {label(envelope)}",
                 lambda: self._follower.follow(envelope, record, again=again, stored=stored),
             )
-        self.free(envelope)
+        self.uniques.free(envelope)
         if dead_letter and record.state == states.FAILURE:
             return Bury("task_failed", f"{type(record.result).__name__}: {record.result}")
         if record.state == states.REJECTED:
@@ -228,7 +239,7 @@ class Settler:
 
     def _ignored(self, ready: Ready, outcome: Outcome) -> Verdict:
         envelope = ready.envelope
-        self.free(envelope)
+        self.uniques.free(envelope)
         if isinstance(outcome.error, Replace):
             return self._replaced(ready, outcome.error)
         logger.info("task %s ignored in %.3f s", label(envelope), outcome.runtime)
@@ -269,37 +280,8 @@ class Settler:
         logger.warning("task %s rejected: %s", label(ready.envelope), reason)
         detail = "" if reason is None else str(reason)
         self._hooks.fire("task_rejected", delivery=ready.delivery, reason="rejected", detail=detail)
-        self.free(ready.envelope)
+        self.uniques.free(ready.envelope)
         return _rejected(outcome.error)
-
-    def free(self, envelope: Envelope) -> None:
-        """The task will not run any more (or has started, for ``until_start``): another call may be sent."""
-        mark = envelope.headers.get(UNIQUE)
-        if (
-            mark is not None
-            and self._locks is not None
-            and isinstance(mark, Mapping)
-            and isinstance(mark.get("lock"), str)
-        ):
-            locks, name = self._locks, mark["lock"]
-            self._patience.call(
-                f"freeing the lock of {label(envelope)}", lambda: locks.release(name, envelope.id)
-            )
-
-    def started(self, envelope: Envelope, task: Task[..., Any]) -> None:
-        """A unique task is about to run: its lock is free from now on, or no longer ends with its expiry."""
-        mark = envelope.headers.get(UNIQUE)
-        if mark is None or self._locks is None or not isinstance(mark, Mapping):
-            return
-        if mark.get("until") == "until_start":
-            if envelope.retries == 0:
-                self.free(envelope)
-        elif envelope.expires is not None and isinstance(mark.get("lock"), str):
-            locks, name, own = self._locks, mark["lock"], task.unique_expires
-            until = self._clock.time() + (self._conf.task_unique_expires if own is None else own)
-            self._patience.call(
-                f"keeping the lock of {label(envelope)}", lambda: locks.extend(name, envelope.id, until)
-            )
 
     # --- retry --------------------------------------------------------------------------------
 
@@ -335,7 +317,7 @@ class Settler:
             self._hooks.fire(
                 "task_retried", task=ready.task, request=ready.request, outcome=outcome, delay=delay
             )
-        return self.send_again(again, ready.delivery, due, retry.options)
+        return self.returns.send_again(again, ready.delivery, due, retry.options)
 
     def _progress(self, store: ResultStore, record: Record, ready: Ready) -> Record:
         what = f"recording the retry of {label(ready.envelope)}"
@@ -347,45 +329,6 @@ class Settler:
             return self._patience.call(what, lambda: write(record))
         except ValueTooLarge:
             return self._patience.call(what, lambda: write(record.shortened()))
-
-    def send_again(
-        self, again: Envelope, delivery: Delivery, due: float, options: Mapping[str, Any] | None = None
-    ) -> Verdict:
-        """Publish the next try, then have this message deleted. On FIFO the message keeps its place."""
-        options, queue = dict(options or {}), delivery.queue
-        if "queue" in options or "priority" in options:
-            options["queue"] = self._producer.queue_for(options.get("queue", queue), options.get("priority"))
-        if is_fifo(queue) and "queue" not in options:
-            return Release(max(0.0, due - self._clock.time()))
-        call = self._producer.resend(again, options.pop("queue", queue), due, delivery.group_id)
-        self._send(f"sending retry {again.retries} of {label(again)}", [call])
-        return ACK
-
-    def hop(self, envelope: Envelope, delivery: Delivery) -> Verdict:
-        """Send a message on that is not due yet."""
-        call = self._producer.resend(envelope, delivery.queue, envelope.eta, delivery.group_id, quiet=True)
-        self._send(f"sending on {label(envelope)}", [call])
-        return ACK
-
-    def defer(self, envelope: Envelope, delivery: Delivery, due: float, last_receipt: bool) -> Verdict:
-        """Have a message come back at ``due`` that a limit lets not start.
-
-        It is published once more, marked, then deleted: a crash in between leaves two, of which the one
-        that comes second is recognised by the record. A message that was received before may be just
-        such a one, so it is never published again (unless ``last_receipt``: the next one would be its
-        burial) but waits where it is, as does one of a FIFO queue, to keep its place, and one that
-        has to wait for a moment only.
-        """
-        if envelope.expires is not None:
-            due = min(due, envelope.expires)  # then it is known at once that it will not run
-        delay = max(0.0, due - self._clock.time())
-        copied = delivery.receive_count > 1 and not last_receipt
-        if is_fifo(delivery.queue) or copied or (self.can_hold and delay <= SHORT):
-            return Hold(delay)
-        again = limits.deferred(envelope, due)
-        call = self._producer.resend(again, delivery.queue, due, delivery.group_id, quiet=True)
-        self._send(f"deferring {label(envelope)}", [call])
-        return ACK
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -409,9 +352,6 @@ class Settler:
         logger.info("task %s revoked: %s", label(envelope), error)
         self._hooks.fire("task_revoked", envelope=envelope, reason=str(error), queue=queue)
         return self.conclude(envelope, queue, record)
-
-    def _send(self, what: str, calls: list[Outgoing]) -> None:
-        self._patience.call(what, lambda: self._producer.send(calls))
 
     def _stores(self, ready: Ready, outcome: Outcome) -> bool:
         if self._store is None:
@@ -438,7 +378,7 @@ class Settler:
         if outcome.state == states.SUCCESS:
             if logger.isEnabledFor(logging.INFO):
                 logger.info("task %s succeeded in %.3f s", label(ready.envelope), outcome.runtime)
-            if self._hooks.wants("task_succeeded"):
+            if (self._heard or EVERYWHERE) and self._hooks.wants("task_succeeded"):
                 self._hooks.fire("task_succeeded", task=ready.task, request=ready.request, outcome=outcome)
             return
         name, error = label(ready.envelope), outcome.error

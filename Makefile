@@ -10,7 +10,7 @@ EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 # compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test slow proofs long lint types architecture audit checkov check clean bench
+.PHONY: help demo test slow proofs long fuzz lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -52,6 +52,9 @@ proofs: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.instal
 
 long: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the proofs that take minutes each, beyond CI's time
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m long
+
+fuzz: $(STAMP) ## Feed bred texts to all that reads what comes from outside; ARGS="--seconds 600 --runs 10000000 message"
+	$(BIN)/python tests/fuzz/hunt.py $(ARGS)
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 
+#: Celery's header: which periodic task a message comes from. Its text may be the same at each run.
+NAME_HEADER: Final = "periodic_task_name"
 #: The newest wire format this release reads, and the one it writes.
 WIRE_VERSION: Final = 1
 

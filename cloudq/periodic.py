@@ -12,8 +12,7 @@ from cloudq.registry import Registry
 from cloudq.schedules.entry import FIELDS, Entry, entry_from
 from cloudq.task import Task
 
-#: Celery's header: which periodic task a message comes from. The slot is beside it, in epoch seconds.
-NAME_HEADER: Final = "periodic_task_name"
+#: Beside ``message.NAME_HEADER``: the slot, in epoch seconds.
 SLOT_HEADER: Final = "periodic_task_slot"
 #: What ``@app.periodic`` and ``add_periodic_task`` say of the entry; the rest is options of the call.
 _OF_ENTRY: Final = frozenset({"enabled", "catchup", "skip_if_running", "jitter", "timezone"})

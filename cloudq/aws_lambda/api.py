@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -158,12 +159,10 @@ class Api:
             raise HttpError(400, "that is no task's id")
         wait = _seconds(request.query.get("wait", "0"))
         handle = self.app.AsyncResult(task_id)
-        if wait:
-            try:
-                handle.get(timeout=max(0.0, min(wait, MAX_WAIT, budget.left())), propagate=False)
-            except NotYet:
-                pass
         try:
+            if wait:
+                with suppress(NotYet):
+                    handle.get(timeout=max(0.0, min(wait, MAX_WAIT, budget.left())), propagate=False)
             record = self.app.read(task_id)
         except ValueError as error:
             raise HttpError(400, str(error)) from None

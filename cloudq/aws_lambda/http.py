@@ -71,7 +71,7 @@ def read(event: Any, max_body: int) -> Request:
         raw_query = urlencode(_query(event))
         identity = _part(context, "identity")
         caller, address = identity.get("userArn"), identity.get("sourceIp")
-    headers = {str(name).lower(): str(value) for name, value in _part(event, "headers").items()}
+    headers = {name.lower(): value for name, value in _texts(event, "headers").items()}
     if not address:  # a load balancer appends whom it saw to what the caller claims
         address = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     stage = str(context.get("stage") or "")
@@ -81,8 +81,8 @@ def read(event: Any, max_body: int) -> Request:
     return Request(
         method=method.upper(),
         path="/" + unquote(path).strip("/"),
-        raw_path=raw_path,
-        raw_query=raw_query,
+        raw_path=_text(raw_path, "path"),
+        raw_query=_text(raw_query, "query"),
         query=_query(event),
         headers=headers,
         body=_body(event, max_body),
@@ -101,7 +101,20 @@ def _part(of: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _query(event: Mapping[str, Any]) -> dict[str, str]:
-    return {str(k): str(v) for k, v in _part(event, "queryStringParameters").items()}
+    return _texts(event, "queryStringParameters")
+
+
+def _texts(event: Mapping[str, Any], name: str) -> dict[str, str]:
+    return {_text(str(k), name): _text(str(v), name) for k, v in _part(event, name).items()}
+
+
+def _text(text: str, what: str) -> str:
+    """Half a surrogate pair (``"\\ud800"`` in the event's JSON) is no character. Raises HttpError."""
+    try:
+        text.encode()
+    except UnicodeError:
+        raise HttpError(400, f"{what}: it holds what is no Unicode text") from None
+    return text
 
 
 def _body(event: Mapping[str, Any], most: int) -> bytes:

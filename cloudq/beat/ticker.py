@@ -24,8 +24,9 @@ from cloudq.delays.hop import HOPS
 from cloudq.deploy.expressible import refusal
 from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError, ScheduleError
 from cloudq.ids import derived_id
+from cloudq.message import NAME_HEADER
 from cloudq.moments import zone_of
-from cloudq.periodic import NAME_HEADER, SLOT_HEADER
+from cloudq.periodic import SLOT_HEADER
 from cloudq.schedules.entry import Entry, slot_text
 
 logger = logging.getLogger("cloudq.beat")

@@ -76,7 +76,13 @@ def call(
                 task.check_arguments(arguments, keywords)
             except TypeError as error:
                 raise typer.BadParameter(str(error)) from None
-        sent = found.send_task(name, arguments, keywords, **options)
+        try:
+            sent = found.send_task(name, arguments, keywords, **options)
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # a countdown that is no time, an id that is scheduled already
+            raise typer.BadParameter(str(error)) from None
         if not wait:
             if as_json:
                 print_json({"id": sent.id})

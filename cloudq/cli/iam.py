@@ -32,6 +32,7 @@ class Role(StrEnum):
     LAMBDA = "lambda"
     SCHEDULER = "scheduler"
     DASHBOARD = "dashboard"
+    OPERATOR = "operator"
     REDRIVE = "redrive"
     API = "api"
     SYNC = "sync"
@@ -42,7 +43,8 @@ def iam(
         Role,
         typer.Argument(
             help="publisher: calls tasks; worker: `cloudq worker`; lambda: the function; scheduler: what "
-            "EventBridge Scheduler sends with; dashboard: only looks; redrive, api: the functions of those "
+            "EventBridge Scheduler sends with; dashboard: only looks; operator: a dashboard with its actions, and the "
+            "commands that look and steer; redrive, api: the functions of those "
             "handlers; sync: `cloudq schedule sync`."
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,10 +13,10 @@ from cloudq.app import CloudQ
 from cloudq.brokers.base import is_fifo
 from cloudq.delays.eventbridge import MAX_INPUT, escaped, input_size
 from cloudq.delays.hop import HOPS
-from cloudq.errors import ScheduleError
+from cloudq.errors import MessageError, ScheduleError
 from cloudq.ids import derived_id
+from cloudq.message import NAME_HEADER
 from cloudq.moments import zone_of
-from cloudq.periodic import NAME_HEADER
 from cloudq.results.push import REPLY_TO
 from cloudq.schedules.entry import GRACE, Entry
 from cloudq.schedules.translation import Expression, translate
@@ -37,7 +38,7 @@ class Place:
     role_arn: str
     group: str
     dead_letter_arn: str | None = None
-    #: Leave ids out, so that SQS's message ids are taken: signed messages, and emulators that know no ``SLOT``.
+    #: Leave ids out, so that SQS's message ids are taken: signed and encrypted messages, and emulators that know no ``SLOT``.
     message_ids: bool = False
 
 
@@ -48,6 +49,7 @@ class Wanted:
     entry: str
     params: dict[str, Any]
     expression: Expression
+    queue: str
 
     @property
     def name(self) -> str:
@@ -142,7 +144,27 @@ def wanted(app: CloudQ, entry: Entry, enabled: bool, place: Place) -> Wanted:
     }
     if expression.starts is not None:
         params["StartDate"] = datetime.fromtimestamp(expression.starts, UTC)
-    return Wanted(entry.name, params, expression)
+    return Wanted(entry.name, params, expression, queue)
+
+
+def says_the_same(app: CloudQ, queue: str, before: Any, after: str) -> bool:
+    """Two texts of a schedule that differ in nothing but when they were signed, or how they were encrypted, with the
+    same keys."""
+    if not app.codec.binds or not isinstance(before, str):
+        return False
+    try:
+        one, other = (app.codec.decode(each, queue, "", sent_at=0.0) for each in (before, after))
+    except MessageError:
+        return False
+    return one == other and _keys(before) == _keys(after)
+
+
+def _keys(text: str) -> tuple[str | None, str | None]:
+    """Which keys signed and encrypted a message that was read already."""
+    document = json.loads(text)
+    signer = document.get("signature", {}).get("key")
+    inner = json.loads(document["signed"]) if "signed" in document else document
+    return signer, inner.get("encrypted", {}).get("key")
 
 
 def _message(app: CloudQ, entry: Entry, place: Place, expression: Expression) -> tuple[str, str, str | None]:
@@ -150,10 +172,10 @@ def _message(app: CloudQ, entry: Entry, place: Place, expression: Expression) ->
     headers = {**(entry.options.get("headers") or {}), NAME_HEADER: entry.name, HOPS: 1}
     options = {**entry.options, "task_id": _ID, "headers": headers}
     call = app.producer.prepare(entry.task, entry.args, entry.kwargs, options)
-    plain = place.message_ids or bool(app.conf.security_keys)
+    plain = place.message_ids or app.codec.binds
     if plain and is_fifo(call.queue) and (expression.every or 0) < _DEDUP:
         raise ScheduleError(
-            "signed messages, or those without an id of their own, are the same at each run, and the FIFO queue "
+            "signed or encrypted messages, or those without an id of their own, are the same at each run, and the FIFO queue "
             f"{call.queue} drops what comes twice within five minutes: use a standard queue"
         )
     kept = {name: value for name, value in call.envelope.headers.items() if name != REPLY_TO}

@@ -17,9 +17,20 @@ Statement = dict[str, Any]
 Document = dict[str, Any]
 
 #: Who there is: whoever calls ``delay()``, ``cloudq worker``, the Lambda function, the role that EventBridge
-#: Scheduler takes to send, whoever only looks, the functions ``handlers.redrive`` and ``handlers.api``, and
-#: whoever runs ``cloudq schedule sync``.
-ROLES: Final = ("publisher", "worker", "lambda", "scheduler", "dashboard", "redrive", "api", "sync")
+#: Scheduler takes to send, whoever only looks, whoever also steers (a dashboard with its actions, and the commands
+#: that neither run tasks nor make, empty or delete queues), the functions ``handlers.redrive`` and ``handlers.api``,
+#: and whoever runs ``cloudq schedule sync``.
+ROLES: Final = (
+    "publisher",
+    "worker",
+    "lambda",
+    "scheduler",
+    "dashboard",
+    "operator",
+    "redrive",
+    "api",
+    "sync",
+)
 
 _SEND: Final = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUME: Final = (
@@ -34,6 +45,8 @@ _LOOK: Final = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
 #: Redriving asks a queue where its dead letters are, and takes them from there.
 _REFILL: Final = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage")
 _DRAIN: Final = ("sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage")
+#: An operator reads dead letters, sends them back or deletes them, and counts them.
+_TEND: Final = tuple(sorted((*_DRAIN, "sqs:GetQueueAttributes")))
 _TABLE_USE: Final = (
     "dynamodb:BatchGetItem",
     "dynamodb:DeleteItem",
@@ -97,8 +110,9 @@ class QueueRights:
             return [allow(("sqs:SendMessage",), self.arn), *kms]
         if role in ("publisher", "api"):
             return [allow(_SEND, self.arn), *kms]
-        if role == "redrive":
-            return [allow(_REFILL, self.arn), *(allow(_DRAIN, each) for each in dead), *kms]
+        if role in ("redrive", "operator"):
+            drain = _DRAIN if role == "redrive" else _TEND
+            return [allow(_REFILL, self.arn), *(allow(drain, each) for each in dead), *kms]
         if role == "sync":  # its URL tells the ARN that schedules send to
             return [allow(("sqs:GetQueueUrl",), self.arn)]
         return [allow(_CONSUME, self.arn), *(allow(_SEND, each) for each in dead), *kms]
@@ -112,7 +126,8 @@ class TableRights:
     kms_key_arn: str | None = None
 
     def statements(self, role: str) -> list[Statement]:
-        """What ``role`` does with the table. A publisher writes groups and revocations and forgets results."""
+        """What ``role`` does with the table. A publisher writes groups and revocations and forgets results; an
+        operator pauses, steers and revokes."""
         if role in _STORELESS:
             return []
         if role in _READERS:
@@ -233,7 +248,7 @@ _SERVICES: Final = {
 
 
 def trust(role: str, account: str, region: str, group: str = "default") -> Document:
-    """Who may assume the role. A publisher's and a dashboard's are EC2 instances, for want of a better guess;
+    """Who may assume the role. A publisher's, a dashboard's and an operator's are EC2 instances, for want of a better guess;
     for syncing, whoever in the account is allowed to.
 
     The scheduler's names its own group, as AWS advises against the confused deputy.

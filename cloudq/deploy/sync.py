@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from cloudq.app import CloudQ
 from cloudq.aws.port import AwsError, Call, Operation, Port, run
 from cloudq.delays.eventbridge import check_arns
-from cloudq.deploy.expressible import Place, Wanted, mark, prefix, wanted
+from cloudq.deploy.expressible import Place, Wanted, mark, prefix, says_the_same, wanted
 from cloudq.errors import ImproperlyConfigured, OperationalError, ScheduleError, Unsupported
 from cloudq.schedules.entry import Entry
 
@@ -170,7 +170,7 @@ def _compare(
                 f"(description: {there.get('Description')!r}): rename the periodic task, or delete that schedule"
             )
         else:
-            differences = tuple(_differences(wish, there))
+            differences = tuple(_differences(app, wish, there))
             kind: Kind = "update" if differences else "keep"
             yield Change(kind, wish.name, wish.entry, wish.params, differences)
     names = {wish.name for wish in wishes}
@@ -179,7 +179,7 @@ def _compare(
             yield Change("delete", name, str(each["Description"]).removeprefix(mark(app)))
 
 
-def _differences(wish: Wanted, there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(app: CloudQ, wish: Wanted, there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     fields = (
         "Description",
         "ScheduleExpression",
@@ -194,8 +194,9 @@ def _differences(wish: Wanted, there: Mapping[str, Any]) -> Iterator[tuple[str, 
     target, target_there = wish.params["Target"], there.get("Target", {})
     for name in _TARGET:
         before, after = target_there.get(name) or None, target.get(name)
-        if before != after:
-            yield f"Target.{name}", before, after
+        if before == after or (name == "Input" and says_the_same(app, wish.queue, before, after)):
+            continue
+        yield f"Target.{name}", before, after
     starts, every = wish.expression.starts, wish.expression.every
     if starts is not None and every is not None:
         before = there.get("StartDate")

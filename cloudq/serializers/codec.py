@@ -29,7 +29,7 @@ from cloudq.errors import (
     SignatureInvalid,
     UnsupportedVersion,
 )
-from cloudq.message import WIRE_VERSION, Envelope, PayloadRef
+from cloudq.message import NAME_HEADER, WIRE_VERSION, Envelope, PayloadRef
 from cloudq.security.encryption import Sealer
 from cloudq.security.signing import KeyRing
 from cloudq.serializers import compression as folding
@@ -49,6 +49,13 @@ _RESULTS: Final = "\0results"
 
 #: Characters that JSON may hold and SQS refuses (control characters are escaped by JSON already).
 _REFUSED: Final = re.compile("[\ufffe\uffff]")
+
+
+#: What is said of a message that would be another task each time somebody sends it again.
+_NO_ID: Final = (
+    "the message is signed but has no id, so that a copy of it could not be recognised: sign it with an id, or, "
+    f"if the same text is sent again and again on purpose, with the header {NAME_HEADER}"
+)
 
 
 class Payloads(Protocol):
@@ -112,6 +119,11 @@ class Codec:
             found = self._serializers[name] = made
         return found
 
+    @property
+    def binds(self) -> bool:
+        """Are messages signed or encrypted, so that nobody may change their text on the way?"""
+        return bool(self._ring) or self._sealer is not None
+
     # --- messages -----------------------------------------------------------------------------
 
     def encode(
@@ -161,9 +173,11 @@ class Codec:
 
     def _decrypted(self, document: Mapping[str, Any]) -> str:
         how = dict(_object(document["encrypted"], "encrypted"))
-        data, task_id, task = how.pop("data", None), document.get("id"), document.get("task")
+        data, task_id, task = how.pop("data", None), document.get("id", ""), document.get("task")
         if not (isinstance(data, str) and isinstance(task_id, str) and isinstance(task, str)):
-            raise DecodeError("an encrypted message has id and task, and $.encrypted has data, all text")
+            raise DecodeError(
+                "an encrypted message has task (and id, if any), and $.encrypted has data, all text"
+            )
         if self._sealer is None:
             raise DecryptionFailed("the message is encrypted: set security_encryption_keys")
         try:
@@ -222,8 +236,10 @@ class Codec:
         """
         try:
             text, signed = (body, False) if self._takes_any else self._open(body, queue)
-            found = usual.read(text, message_id, sent_at) if self._reads_json else None
-            if found is not None:
+            # where an id is needed none is lent: without one it is `_read` that says what is wrong
+            lent = "" if self._required else message_id
+            found = usual.read(text, lent, sent_at) if self._reads_json else None
+            if found is not None and (found.id or not self._required):
                 return found
             if self._takes_any:
                 text, signed = self._open(body, queue)
@@ -268,6 +284,8 @@ class Codec:
         if "task" not in known:
             raise DecodeError("$.task: the name of the task is missing")
         if not known.get("id"):
+            if self._required and NAME_HEADER not in known.get("headers", ()):
+                raise SignatureInvalid(_NO_ID)
             known["id"] = message_id
         known.setdefault("sent_at", sent_at)
         return Envelope(args=args, kwargs=kwargs, extra=unknown, **known)

@@ -107,11 +107,13 @@ BAD: dict[str, tuple[Callable[[], str], str, str]] = {
     ),
     "a huge number": (lambda: signed('{"task": "note", "args": [' + "9" * 400_000 + "]}"), "undecodable", ""),
     "of no text": (lambda: signed('{"task": 7}'), "undecodable", "task"),
-    "of an unknown task": (lambda: signed('{"task": "os.system", "args": ["id"]}'), "unknown_task", "os.system"),
+    "of an unknown task": (lambda: signed('{"task": "os.system", "id": "T1", "args": ["id"]}'), "unknown_task", "os.system"),
     "pickled": (
         lambda: signed('{"task": "note", "content": {"type": "application/x-python-pickle", "encoding": "base64", "data": "gASV"}}'),
         "content_disallowed", "accept_content",
     ),
+    "without an id": (lambda: signed('{"task": "note"}'), "signature_invalid", "no id"),
+    "encrypted, and robbed of its id": (lambda: inner(lambda each: each.pop("id")), "decryption_failed", "changed since"),
     "signed twice": (lambda: signed(write()), "undecodable", "signed message inside"),
 }  # fmt: skip
 
@@ -161,7 +163,13 @@ def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, 
     assert peak < 100 * 1024 * 1024
 
 
-@pytest.mark.parametrize("text", ['{"task": "note"}', '{"task": "note", "id": "mine", "args": [1, "ü"]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"task": "note", "headers": {"periodic_task_name": "nightly"}}',
+        '{"task": "note", "id": "mine", "args": [1, "ü"]}',
+    ],
+)
 def test_a_message_written_and_signed_by_hand_runs(box: Sandbox, text: str) -> None:
     """By docs/reference/protocol.md, with nothing of cloudq; the bad ones above are its counterparts."""
     moment = "2026-11-21T12:00:00Z"

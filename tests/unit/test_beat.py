@@ -19,7 +19,8 @@ from cloudq.beat.marks import Marks
 from cloudq.beat.ticker import Ticker, send_now, tick_id
 from cloudq.brokers.sqlite import SqliteBroker
 from cloudq.errors import ImproperlyConfigured, QueueNotFound, ScheduleError, ServiceUnavailable
-from cloudq.periodic import NAME_HEADER, SLOT_HEADER
+from cloudq.message import NAME_HEADER
+from cloudq.periodic import SLOT_HEADER
 from cloudq.runtime.verdict import ACK
 from cloudq.testing.clock import JumpingClock
 from cloudq.testing.stores import Crashing, Flaky, MemoryStore, SimulatedCrash, at_step

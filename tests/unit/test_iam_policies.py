@@ -83,7 +83,7 @@ def test_who_only_looks_may_not_write() -> None:
             for action in each["Action"]
         }
         writes = {each for each in actions if each.split(":")[1].startswith(("Put", "Delete"))}
-        assert bool(writes) == (role in ("publisher", "worker", "lambda", "api"))
+        assert bool(writes) == (role in ("publisher", "worker", "lambda", "operator", "api"))
 
 
 def test_the_api_sends_and_reads_results_and_revokes_nothing() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,9 @@ from cloudq.brokers.sqs import SqsBroker
 from cloudq.deploy.expressible import SLOT, mark, prefix, refusal, schedule_name
 from cloudq.deploy.sync import Plan, apply, make_plan, place_of
 from cloudq.errors import ImproperlyConfigured, ServiceUnavailable, Unsupported
-from cloudq.periodic import NAME_HEADER, declared
+from cloudq.message import NAME_HEADER
+from cloudq.periodic import declared
+from cloudq.security import keyfile
 
 ROLE = "arn:aws:iam::123456789012:role/cloudq-scheduler"
 DEAD = "arn:aws:sqs:us-east-1:123456789012:schedules-dlq"
@@ -205,6 +209,51 @@ def test_signed_messages_take_sqs_ids_and_verify(account: Account) -> None:
         account.app(beat_schedule={"a": work(60, options={"queue": "q.fifo"})}), message_ids=True
     )
     assert "five minutes" in fifo.refused[0][1]
+
+
+KEY = base64.b64encode(bytes(32)).decode()
+BOUND: dict[str, dict[str, Any]] = {
+    "signed": {"security_keys": {"k": "0123456789abcdef"}, "security_required": True},
+    "encrypted": {"security_encryption_keys": {"e": KEY}},
+    "both": {
+        "security_keys": {"k": "0123456789abcdef"},
+        "security_encryption_keys": {"e": KEY},
+        "security_required": True,
+    },
+}
+
+
+@pytest.mark.parametrize("how", BOUND)
+def test_what_is_signed_or_encrypted_is_read_at_each_run_and_synced_once(account: Account, how: str) -> None:
+    app = account.app(beat_schedule={"a": work()}, **BOUND[how])
+    account.sync(app)
+    [made] = account.schedules.values()
+
+    for run in ("M1", "M2"):
+        found = app.codec.decode(made["Target"]["Input"], "cloudq", run)
+        assert (found.id, found.task) == (run, "work")
+        assert found.headers[NAME_HEADER] == "a"
+    account.clock.now += 3_600.0
+    assert account.plan(app).empty
+    changed = account.plan(account.app(beat_schedule={"a": work(args=[7])}, **BOUND[how]))
+    assert [name for each in changed.changes for name, _, _ in each.differences] == ["Target.Input"]
+
+
+def test_a_rotated_key_writes_the_schedules_anew(account: Account) -> None:
+    before = {"security_keys": {"k": "0123456789abcdef"}}
+    account.sync(account.app(beat_schedule={"a": work()}, **before))
+    after = {"security_keys": {"k2": "0123456789abcdef2", "k": {"secret": "0123456789abcdef", "use": "read"}}}
+    [change] = account.plan(account.app(beat_schedule={"a": work()}, **after)).changes
+    assert change.kind == "update"
+
+
+def test_keys_of_a_file_sign_schedules_as_well(account: Account, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    keyfile.new_key(path, "signing", 0.0)
+    app = account.app(beat_schedule={"a": work()}, security_key_file=str(path), security_required=True)
+    account.sync(app)
+    [made] = account.schedules.values()
+    assert app.codec.decode(made["Target"]["Input"], "cloudq", "M").id == "M"
 
 
 def test_a_second_sync_finds_nothing_to_do_also_much_later(account: Account) -> None:

@@ -112,7 +112,7 @@ def test_a_message_cannot_be_passed_off_as_a_result() -> None:
 
 def test_the_documented_recipe_gives_the_same_signature() -> None:
     """What docs/reference/protocol.md tells people of other languages."""
-    queue, time, text = "orders", "2026-11-21T12:00:00Z", '{"task":"t","args":["ü"]}'
+    queue, time, text = "orders", "2026-11-21T12:00:00Z", '{"task":"t","id":"T1","args":["ü"]}'
     parts = [part.encode() for part in (queue, time, text)]
     data = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     mac = base64.b64encode(hmac.new(KEYS["k1"].encode(), data, hashlib.sha256).digest()).decode()

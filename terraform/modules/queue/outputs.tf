@@ -34,6 +34,14 @@ locals {
         Resource = [aws_sqs_queue.dead_letters.arn]
       },
     ], local.kms_receive)
+    operator = concat([
+      { Effect = "Allow", Action = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:SendMessage"], Resource = [aws_sqs_queue.this.arn] },
+      {
+        Effect   = "Allow"
+        Action   = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"]
+        Resource = [aws_sqs_queue.dead_letters.arn]
+      },
+    ], local.kms_receive)
     api = concat([
       { Effect = "Allow", Action = ["sqs:GetQueueUrl", "sqs:SendMessage"], Resource = [aws_sqs_queue.this.arn] },
     ], local.kms_send)
@@ -44,7 +52,7 @@ locals {
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) on these queues, by role: publisher, worker, lambda, scheduler, dashboard, redrive, api, sync."
+  description = "IAM policy documents (JSON) on these queues, by role: publisher, worker, lambda, scheduler, dashboard, operator, redrive, api, sync."
   value       = { for role, statements in local.statements : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }
 }
 

@@ -33,11 +33,12 @@ locals {
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) on the table and the bucket, by role: publisher, worker, lambda, dashboard, api, sync."
+  description = "IAM policy documents (JSON) on the table and the bucket, by role: publisher, worker, lambda, dashboard, operator, api, sync."
   value = { for role, statements in {
     publisher = local.users.user # groups, revocations and forget() are writes
     worker    = local.users.user
     lambda    = local.users.user
+    operator  = local.users.user # what is paused, revoked, scheduled
     dashboard = local.readers.dashboard
     api       = local.users.api
     sync      = local.readers.sync # periodic tasks that were changed at run time

@@ -27,11 +27,12 @@ locals {
 }
 
 output "policies" {
-  description = "IAM policy documents (JSON) for making schedules in this group (delays of any length): publisher, worker, lambda, api; sync for `cloudq schedule sync`."
+  description = "IAM policy documents (JSON) for making schedules in this group (delays of any length): publisher, worker, lambda, operator, api; sync for `cloudq schedule sync`."
   value = { for role, statements in {
     publisher = local.make
     worker    = local.make
     lambda    = local.make
+    operator  = local.make
     api       = local.call # it revokes nothing
     sync      = local.sync
   } : role => jsonencode({ Version = "2012-10-17", Statement = statements }) }

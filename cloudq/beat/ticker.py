@@ -9,7 +9,8 @@ more *under the same id*, which whoever receives it second recognises by its rec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from cloudq.ids import derived_id
 from cloudq.message import NAME_HEADER
 from cloudq.moments import zone_of
 from cloudq.periodic import SLOT_HEADER
-from cloudq.schedules.entry import Entry, slot_text
+from cloudq.schedules.entry import Due, Entry, slot_text
 
 logger = logging.getLogger("cloudq.beat")
 
@@ -35,6 +36,8 @@ logger = logging.getLogger("cloudq.beat")
 REMEMBERED: Final = 7 * 86_400.0
 #: Seconds after which a run that never ended no longer counts as running, where results are kept for ever.
 LOST_AFTER: Final = 86_400.0
+#: Entries whose runs are sent at the same time.
+SENDERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,23 @@ class Ticked:
         """Wake no later than this."""
         if moment is not None:
             self.wake = moment if self.wake is None else min(self.wake, moment)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is due of one entry, and what has become of it."""
+
+    entry: Entry
+    due: Due
+    mark: Mark
+    sent: list[Sent] = field(default_factory=list)
+    wake: float | None = None
+    moved: bool = False
+
+    def pass_by(self, slot: float) -> None:
+        """The slot is dealt with, whether it was sent or left out."""
+        sent = self.sent[-1].slot if self.sent else self.mark.sent
+        self.mark, self.moved = Mark(slot, sent), True
 
 
 def tick_id(app_name: str, name: str, slot: float) -> str:
@@ -98,19 +118,22 @@ class Ticker:
             self._marks.load()
             self._loaded = True
         report, changes = Ticked(), dict[str, Mark]()
+        runs: list[_Run] = []
         for each in listed.values():
-            if not may_go_on():
-                break
             if each.fault:
                 self._complain(each.entry.name, each.fault)
             elif not each.paused and not self._left_to_eventbridge(each.entry):
-                self._entry(each, report, changes, may_go_on)
+                runs.extend(self._due(each, report, changes))
+        for run in self._send_all(runs, may_go_on):
+            report.sent.extend(run.sent)
+            report.wake_at(run.wake)
+            if run.moved:
+                changes[run.entry.name] = run.mark
         self._marks.advance(changes, listed)
         return report
 
-    def _entry(
-        self, each: Listed, report: Ticked, changes: dict[str, Mark], may_go_on: Callable[[], bool]
-    ) -> None:
+    def _due(self, each: Listed, report: Ticked, changes: dict[str, Mark]) -> Iterator[_Run]:
+        """The entry's runs, if any are due."""
         entry, now = each.entry, self._clock.time()
         mark = self._marks.get(entry.name)
         if mark is None:  # never seen: it begins now, or when it was added
@@ -129,16 +152,30 @@ class Ticker:
             logger.warning(
                 "periodic task %s: runs that were missed are left out (catchup=%r)", entry.name, entry.catchup
             )
-        for slot in due.slots:
+        yield _Run(entry, due, mark)
+
+    def _send_all(self, runs: list[_Run], may_go_on: Callable[[], bool]) -> list[_Run]:
+        """Several entries at once, so that a queue that answers slowly delays its own alone; each one's in order."""
+        if len(runs) < 2:
+            for run in runs:
+                self._send_due(run, may_go_on)
+            return runs
+        with ThreadPoolExecutor(min(SENDERS, len(runs)), "cloudq-tick") as pool:
+            for done in [pool.submit(self._send_due, run, may_go_on) for run in runs]:
+                done.result()
+        return runs
+
+    def _send_due(self, run: _Run, may_go_on: Callable[[], bool]) -> None:
+        for slot in run.due.slots:
             if not may_go_on():
                 return
-            if not self._try_slot(entry, slot, mark, report):
-                report.wake_at(self._clock.time() + 1.0)
+            if not self._try_slot(run, slot):
+                run.wake = self._clock.time() + 1.0
                 return
-            mark = changes[entry.name] = Mark(slot, self._sent_slot(report, entry, slot, mark))
-        if due.last is not None:
-            mark = changes[entry.name] = Mark(due.last, mark.sent)
-            report.wake_at(self._next(entry, due.last))
+            run.pass_by(slot)
+        if run.due.last is not None and may_go_on():
+            run.pass_by(run.due.last)
+            run.wake = self._next(run.entry, run.due.last)
 
     def _left_to_eventbridge(self, entry: Entry) -> bool:
         if not self._app.conf.schedule_sync:
@@ -154,22 +191,16 @@ class Ticker:
             known = self._nexts[entry.name] = (entry, last, entry.next_due(last, self._zone))
         return known[2]
 
-    def _sent_slot(self, report: Ticked, entry: Entry, slot: float, mark: Mark) -> float | None:
-        return (
-            slot
-            if report.sent and (report.sent[-1].name, report.sent[-1].slot) == (entry.name, slot)
-            else mark.sent
-        )
-
-    def _try_slot(self, entry: Entry, slot: float, mark: Mark, report: Ticked) -> bool:
+    def _try_slot(self, run: _Run, slot: float) -> bool:
         try:
-            return self._slot(entry, slot, mark, report)
+            return self._slot(run, slot)
         except OperationalError as error:
-            self._complain(entry.name, f"cannot be sent for now: {error}")
+            self._complain(run.entry.name, f"cannot be sent for now: {error}")
             return False
 
-    def _slot(self, entry: Entry, slot: float, mark: Mark, report: Ticked) -> bool:
+    def _slot(self, run: _Run, slot: float) -> bool:
         """True when the slot is dealt with; False: try again later."""
+        entry = run.entry
         claim = self._once.claim(f"{entry.name}\x1f{slot_text(slot)}", self._owner, self._claim_seconds)
         if isinstance(claim, Done):
             return True
@@ -180,8 +211,8 @@ class Ticker:
         task_id = tick_id(identity(self._app), entry.name, slot)
         try:
             if perhaps_sent and self._has_record(task_id):
-                report.sent.append(Sent(entry.name, slot, task_id))
-            elif self._skips(entry, slot, mark):
+                run.sent.append(Sent(entry.name, slot, task_id))
+            elif self._skips(entry, run.mark):
                 logger.info(
                     "periodic task %s: %s is left out, the run before has not ended",
                     entry.name,
@@ -190,7 +221,7 @@ class Ticker:
             else:
                 self._tried.add((entry.name, slot))
                 self._send(entry, slot, task_id)
-                report.sent.append(Sent(entry.name, slot, task_id))
+                run.sent.append(Sent(entry.name, slot, task_id))
         except OperationalError:
             raise
         except (CloudQError, TypeError, ValueError) as error:
@@ -217,7 +248,7 @@ class Ticker:
     def _has_record(self, task_id: str) -> bool:
         return self._app.need_store().read(task_id) is not None
 
-    def _skips(self, entry: Entry, slot: float, mark: Mark) -> bool:
+    def _skips(self, entry: Entry, mark: Mark) -> bool:
         if not entry.skip_if_running or mark.sent is None:
             return False
         longest = self._app.conf.result_expires or LOST_AFTER

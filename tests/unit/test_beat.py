@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -383,6 +384,45 @@ def test_marks_only_move_forward(world: World) -> None:
 def test_without_a_results_store_beat_says_what_to_do() -> None:
     with pytest.raises(ImproperlyConfigured, match="schedule sync"):
         Beat(CloudQ("x", broker="memory://", backend="disabled://"))
+
+
+def test_an_entry_whose_queue_answers_slowly_does_not_delay_the_others(world: World) -> None:
+    others = threading.Semaphore(0)
+
+    class Slow(SqliteBroker):
+        def send(self, queue: str, messages: Any) -> list[str]:
+            if queue == "slow":  # it answers once all others have been sent, or not in time
+                assert all(others.acquire(timeout=30) for _ in range(11))
+            found: list[str] = super().send(queue, messages)
+            others.release(len(messages))
+            return found
+
+    world.broker.close()
+    world.broker = Slow(None, world.clock)
+    entries = {f"e{n:02}": minutely() for n in range(11)}
+    ticker = Ticker(world.app(a=minutely(options={"queue": "slow"}), **entries))
+    ticker.tick()
+    world.clock.advance(60)
+    assert [each.name for each in ticker.tick().sent] == ["a", *entries]
+    world.clock.advance(1)
+    assert ticker.tick().sent == []
+    assert len(set(world.ids)) == 12
+
+
+def test_a_death_amid_many_entries_sends_each_once_more_at_the_most_and_under_its_id(world: World) -> None:
+    entries = {f"e{n}": minutely() for n in range(5)}
+    Ticker(world.app(**entries)).tick()
+    world.clock.advance(60)
+    for step in range(1, 30):
+        crashing = Crashing(world.store, at_step(step))
+        try:
+            Ticker(world.app(crashing, **entries)).tick()
+        except SimulatedCrash:
+            pass
+    world.clock.advance(31)
+    Ticker(world.app(**entries)).tick()
+    assert set(world.ids) >= {tick_id("world", name, T0 + 60) for name in entries}
+    assert {slot for slot in world.slots if slot <= T0 + 60} == {T0 + 60}
 
 
 # --- many beats -----------------------------------------------------------------------------------------

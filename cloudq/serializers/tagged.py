@@ -204,9 +204,12 @@ _BYTE_MARKS: Final = tuple(mark.encode() for mark in _MARKS)
 
 def may_be_tagged(text: str | bytes) -> bool:
     """False when JSON ``text`` surely holds no tag and is not nested too deeply, so need not be walked."""
-    marks: Any = _BYTE_MARKS if isinstance(text, bytes) else _MARKS
+    marks: Any = _MARKS if type(text) is str else _BYTE_MARKS
     tag, escape, bracket, brace = marks
-    return tag in text or escape in text or text.count(bracket) + text.count(brace) > MAX_DEPTH
+    if tag in text or escape in text:
+        return True
+    # every level is opened and closed: what is short needs no counting
+    return len(text) > 2 * MAX_DEPTH and text.count(bracket) + text.count(brace) > MAX_DEPTH
 
 
 def from_plain(value: Any) -> Any:

@@ -35,6 +35,8 @@ POINTS: Final[dict[str, str]] = {
     "child_exit": "app, pid: in such a process, after its last task",
 }
 
+#: What every run that succeeds comes by.
+RUNS: Final = frozenset({"task_received", "task_prerun", "task_postrun", "task_succeeded", "task_settled"})
 
 #: Listeners of all apps of this process, by point: ``cloudq.signals`` puts its own here.
 EVERYWHERE: dict[str, list[Listener]] = {}
@@ -44,8 +46,9 @@ class Hooks:
     """The listeners of one app."""
 
     def __init__(self) -> None:
-        #: By point. While this and ``EVERYWHERE`` are empty nobody wants anything, which is quickly seen.
-        self.listeners: dict[str, list[Listener]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        #: Those of runs. While this and ``EVERYWHERE`` are empty a run need not ask for each of its points.
+        self.of_runs: dict[str, list[Listener]] = {}
         #: Where a worker's events go besides what its settings name (``cloudq.monitoring.feed.Sink``).
         self.sinks: list[Any] = []
 
@@ -55,22 +58,29 @@ class Hooks:
             raise ValueError(f"no hook point is called {point!r}; known: {', '.join(POINTS)}")
         if listener is None:
             return lambda function: self.on(point, function)
-        self.listeners.setdefault(point, []).append(listener)
+        found = self._listeners.setdefault(point, [])
+        found.append(listener)
+        if point in RUNS:
+            self.of_runs[point] = found
         return listener
 
     def off(self, point: str, listener: Listener) -> None:
         """Remove a listener; unknown ones are no error."""
-        found = self.listeners.get(point, [])
+        found = self._listeners.get(point, [])
         if listener in found:
             found.remove(listener)
+        if not found:
+            self.of_runs.pop(point, None)
+            if found and point in RUNS:  # somebody came just then
+                self.of_runs[point] = found
 
     def wants(self, point: str) -> bool:
         """Does anybody listen? Lets hot paths skip building arguments."""
-        return bool(self.listeners.get(point) or EVERYWHERE.get(point))
+        return bool(self._listeners.get(point) or EVERYWHERE.get(point))
 
     def fire(self, point: str, **data: Any) -> None:
         """Call the listeners in order."""
-        for listener in (*self.listeners.get(point, ()), *EVERYWHERE.get(point, ())):
+        for listener in (*self._listeners.get(point, ()), *EVERYWHERE.get(point, ())):
             try:
                 listener(**data)
             except Exception:

@@ -58,7 +58,7 @@ class Lifecycle:
         self._claims = claims
         self._broker = broker
         self._hooks = hooks
-        self._heard = hooks.listeners
+        self._heard = hooks.of_runs
         self._patience = patience
         self.settler = settler
         self.admission = admission

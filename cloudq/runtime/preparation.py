@@ -66,7 +66,7 @@ class Preparation:
         self._settler = settler
         self._conf = conf
         self._hooks = hooks
-        self._heard = hooks.listeners
+        self._heard = hooks.of_runs
         self._clock = clock
         self._hostname = hostname
         self._patience = patience

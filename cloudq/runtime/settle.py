@@ -59,7 +59,7 @@ class Settler:
         self._producer = producer
         self._conf = conf
         self._hooks = hooks
-        self._heard = hooks.listeners
+        self._heard = hooks.of_runs
         self._clock = clock
         self._patience = patience
         self._follower = follower

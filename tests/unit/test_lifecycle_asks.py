@@ -105,6 +105,28 @@ def test_hooks_that_are_taken_away_are_told_no_more(bench: Bench) -> None:
     assert not bench.app.hooks.wants("task_prerun")
 
 
+def test_a_listener_that_stays_is_told_when_another_is_taken_away_and_comes_back(bench: Bench) -> None:
+    stays, goes = bench.note("stays"), bench.note("goes")
+    bench.app.hooks.on("task_prerun", stays)
+    bench.app.hooks.on("task_prerun", goes)
+    bench.app.hooks.off("task_prerun", goes)
+    bench.run(1)
+    bench.app.hooks.off("task_prerun", stays)
+    bench.run(2)
+    bench.app.hooks.on("task_prerun", goes)
+    bench.run(3)
+
+    assert bench.told == ["stays", "goes"]
+
+
+def test_who_listens_to_the_worker_alone_makes_runs_ask_for_nothing(bench: Bench) -> None:
+    bench.app.hooks.on("worker_ready", bench.note("worker_ready"))
+
+    assert not bench.app.hooks.of_runs
+    bench.app.hooks.on("task_prerun", bench.note("task_prerun"))
+    assert set(bench.app.hooks.of_runs) == {"task_prerun"}
+
+
 def test_signals_that_are_connected_later_are_sent(bench: Bench) -> None:
     heard: list[Any] = []
 

@@ -35,6 +35,7 @@ from cloudq.security.keys import AES, Key, read_key, read_key_file
 from cloudq.security.kms import KmsKeys
 from cloudq.security.signing import KeyRing
 from cloudq.serializers.codec import Codec
+from cloudq.shared import Shared
 
 if TYPE_CHECKING:
     from cloudq.monitoring.history import History
@@ -254,7 +255,7 @@ def lifecycle_of(
     admission = Admission(store, clock, conf)
     admission.check(registry)
     patience = Patience(conf.worker_settle_timeout, clock)
-    follower = Follower(launcher_of(producer, store, conf, clock, registry), store)
+    follower = Follower(launcher_of(producer, store, conf, clock, registry), store, Shared())
     return Lifecycle(
         registry=registry,
         codec=codec,

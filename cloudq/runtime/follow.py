@@ -7,7 +7,7 @@ and records are written where nothing is yet (decisions 7 and 8).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cloudq import ids, states
@@ -23,6 +23,7 @@ from cloudq.results.record import Record
 from cloudq.results.store import ResultStore
 from cloudq.runtime.naming import label
 from cloudq.serializers import tagged
+from cloudq.shared import Shared
 from cloudq.workflows.again import CALL
 from cloudq.workflows.launch import Launcher, Setting, joined_of, put
 from cloudq.workflows.members import ADDED, CAUSE, MORE
@@ -46,11 +47,15 @@ _KEPT = 64 * 1024
 
 
 class Follower:
-    """Sends what follows; ``stored``: the record is in the store, so others may read it there."""
+    """Sends what follows; ``stored``: the record is in the store, so others may read it there.
 
-    def __init__(self, launcher: Launcher, store: ResultStore | None) -> None:
+    ``shared``: members that end a group together in this process send what follows once; None: each sends it.
+    """
+
+    def __init__(self, launcher: Launcher, store: ResultStore | None, shared: Shared | None = None) -> None:
         self._launcher = launcher
         self._store = store
+        self._shared = shared
 
     def alone(self, envelope: Envelope) -> bool:
         """Does nothing follow, however it ends?"""
@@ -231,7 +236,16 @@ class Follower:
         if join.arrive(group.index):
             size = join.size
             assert size is not None
-            join.fire(lambda: self._fire(group.id, size, chord, setting))
+            self._once(
+                group.id, setting, lambda: join.fire(lambda: self._fire(group.id, size, chord, setting))
+            )
+
+    def _once(self, group_id: str, setting: Setting, fire: Callable[[], object]) -> None:
+        """Fire, unless another thread of this process does so just now, and to its end: it may read all results."""
+        if self._shared is None:
+            fire()
+        else:  # what may have been sent before is marked so, which a first sender would not do
+            self._shared.do((group_id, AGAIN in setting.headers), fire)
 
     def _cannot_go_on(self, steps: Flow, envelope: Envelope, error: Exception) -> None:
         """What follows can never be sent: trying again would not end. Who waits for it hears why."""

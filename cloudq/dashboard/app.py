@@ -79,12 +79,12 @@ class _Faults:
 
     async def known(self, request: Request, error: Exception) -> Response:
         status = 404 if isinstance(error, QueueNotFound | ScheduleError) else 503 if is_away(error) else 422
-        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        logger.warning("%s %s: %s", request.method, self._site.path_of(request), error)
         return await self._page(request, status, str(error))
 
     async def unknown(self, request: Request, error: Exception) -> Response:
         number = ids.new_id()[:8]
-        logger.error("%s %s: error %s", request.method, request.url.path, number, exc_info=error)
+        logger.error("%s %s: error %s", request.method, self._site.path_of(request), number, exc_info=error)
         text = f"Something unexpected went wrong. The dashboard's log says more about error {number}."
         return await self._page(request, 500, text)
 

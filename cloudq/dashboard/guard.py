@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -37,6 +38,7 @@ HEADERS: Final = {
 #: Paths that need no session: they hold nothing of the app.
 _OPEN: Final = ("/static/",)
 _LOGIN: Final = "/login"
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 #: Marks of a reverse proxy.
 _FORWARDED: Final = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip")
 
@@ -90,7 +92,10 @@ class Guard:
 
     def _stranger(self, request: Request) -> Response | None:
         """A request that did not come by a name of ours, or a form of somebody else's page."""
-        name = host_name(request.headers.get("host", ""))
+        host = request.headers.get("host", "")
+        if host and not is_host(host):
+            return PlainTextResponse(f"{host[:80]!r} is no host name.\n", 400)
+        name = host_name(host)
         allowed = self._options.allowed_hosts or (LOOPBACK_NAMES if self._options.local_only else None)
         if allowed is not None and name not in allowed:
             return PlainTextResponse(
@@ -114,7 +119,10 @@ class Guard:
         hosts = {headers.get("host", "").lower()}
         if self._by_proxy(request) and (forwarded := headers.get("x-forwarded-host")):
             hosts.add(forwarded.lower())
-        return urlsplit(origin).netloc.lower() in hosts
+        try:
+            return urlsplit(origin).netloc.lower() in hosts
+        except ValueError:  # no address at all
+            return False
 
     def _by_proxy(self, request: HTTPConnection) -> bool:
         return self._options.is_proxy(request.client.host if request.client else None)
@@ -213,6 +221,12 @@ class Guard:
                 "set-cookie",
                 f"{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}",
             )
+
+
+def is_host(host: str) -> bool:
+    """Is that a Host header as RFC 9112 has it? Anything else moves the parts of the URL that is made of it."""
+    found = _HOST.fullmatch(host)
+    return found is not None and int(found["port"] or 0) < 65_536
 
 
 def host_name(host: str) -> str:

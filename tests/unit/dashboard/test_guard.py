@@ -48,6 +48,26 @@ def test_a_name_that_was_rebound_to_this_machine_is_refused(app: CloudQ, host: s
     assert "set-cookie" not in browser.client.get("/", headers={"host": host}).headers
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["localhost:99999", "localhost:x", "localhost:/static/", "localhost:80?x=", "localhost:#", "a/static/", "a b", "[::1", "é", "@"],
+)  # fmt: skip
+def test_what_is_no_host_name_is_refused_whoever_may_come(app: CloudQ, host: str) -> None:
+    for options in ({}, {"token": TOKEN}):
+        browser = Browser(app, **options)
+        for path in ("/", "/login", "/static/style.css"):
+            said = browser.client.get(path, headers={b"host": host.encode("latin-1")})
+            assert (said.status_code, "is no host name" in said.text) == (400, True)
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", "\x7f", "http://é"])
+def test_a_form_of_no_address_at_all_is_refused(app: CloudQ, origin: str) -> None:
+    browser = Browser(app)
+    fields = {"csrf": browser.csrf("/"), "queue": "a"}
+    said = browser.client.post("/do/pause-queue", data=fields, headers={b"origin": origin.encode("latin-1")})
+    assert said.status_code == 403
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:5555", "[::1]:5555", "LOCALHOST:80"])
 def test_the_machines_own_names_are_taken(app: CloudQ, host: str) -> None:
     Browser(app).get("/", host=host)

@@ -174,7 +174,7 @@ def test_an_encrypted_message_tells_only_which_task_and_id() -> None:
     document = json.loads(text)
     assert set(document) == {"v", "id", "task", "encrypted"}
     assert set(document["encrypted"]) == {"alg", "key", "data"}
-    assert "4111" not in text
+    assert "4111 1111" not in text
     assert "Ann" not in text
     found = codec().decode(text, "q", "M")
     assert (found.args, found.kwargs, found.link) == (HIDDEN.args, HIDDEN.kwargs, HIDDEN.link)

@@ -10,7 +10,7 @@ EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 # compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test slow proofs long fuzz lint types architecture audit checkov check clean bench
+.PHONY: help demo test slow compiled emulators proofs long fuzz lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 
 # ministack has an environment of its own: its Lambda functions see what is installed beside it
 .venv-ministack/.installed: $(STAMP) requirements/ministack.txt
-	$(PYTHON) -m venv .venv-ministack
+	$(PYTHON) -m venv --without-pip .venv-ministack
 	$(BIN)/uv pip install -q --python .venv-ministack/bin/python -r requirements/ministack.txt
 	@touch $@
 
@@ -46,6 +46,10 @@ test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installe
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
 	$(BIN)/pytest -q -n 3 --dist loadgroup -m "slow and not long"
+
+# Once, instead of once in each process that runs tests: assertions are rewritten, and everything is compiled.
+compiled: $(STAMP) ## Compile the tests
+	@$(BIN)/pytest -q --collect-only -m "not long" >/dev/null || $(BIN)/pytest -q --collect-only -m "not long"
 
 proofs: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run both at once: what waits beside what computes
 	$(BIN)/pytest -q -n 4 --dist loadgroup -m "not long"
@@ -81,7 +85,7 @@ bench: .venv-bench/.installed ## Run cloudq, bare loops, Celery, Dramatiq and ta
 
 # checkov pins a hundred packages of its own: it has an environment of its own
 .venv-checkov/.installed: $(STAMP) requirements/checkov.txt
-	$(PYTHON) -m venv .venv-checkov
+	$(PYTHON) -m venv --without-pip .venv-checkov
 	$(BIN)/uv pip install -q --python .venv-checkov/bin/python -r requirements/checkov.txt
 	@touch $@
 
@@ -89,6 +93,8 @@ checkov: .venv-checkov/.installed ## Check the Terraform modules for unsafe sett
 	.venv-checkov/bin/checkov -d terraform/modules --framework terraform --skip-download --compact --quiet
 
 check: lint types architecture audit ## All checks that are not tests
+
+emulators: .venv-ministack/.installed tests/emulators/node_modules/.installed ## Install the emulators that the tests need
 
 clean: ## Remove environments and caches
 	rm -rf .venv .venv-bench .venv-ministack .venv-checkov tests/emulators/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

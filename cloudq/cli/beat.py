@@ -12,7 +12,16 @@ import typer
 import cloudq
 from cloudq.beat.beat import Beat
 from cloudq.beat.book import Book
-from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, moment, one_line_errors
+from cloudq.cli.common import (
+    AppOption,
+    BackendOption,
+    BrokerOption,
+    err,
+    find_app,
+    moment,
+    one_line_errors,
+    placed,
+)
 from cloudq.moments import zone_of
 from cloudq.worker import logs
 
@@ -61,8 +70,8 @@ def banner(running: Beat) -> str:
     lines = [
         f"cloudq {cloudq.__version__}  {running.hostname}",
         f"  app      {app.main}",
-        f"  broker   {app.broker.url}",
-        f"  store    {app.backend.url if app.backend is not None else 'disabled'}",
+        f"  broker   {placed(app.broker.url)}",
+        f"  store    {placed(app.backend.url) if app.backend is not None else 'disabled'}",
     ]
     for number, each in enumerate(Book(app).read().values()):
         entry = each.entry

@@ -95,6 +95,14 @@ def print_table(headers: Iterable[str], rows: Iterable[Iterable[Any]], title: st
     out.print(table, width=None if out.is_terminal else 300)
 
 
+def placed(url: str) -> str:
+    """A URL for people: of a file that is found from the present folder, say which that is."""
+    name, _, path = url.partition(":///")
+    if name not in ("sqlite", "file") or not path or path.startswith("/"):
+        return url
+    return f"{url} (in {os.getcwd()})"
+
+
 def moment(seconds: float | None) -> str:
     """A time for people, UTC."""
     if seconds is None:

@@ -14,7 +14,7 @@ import typer
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.beat.embedded import Embedded
-from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors
+from cloudq.cli.common import AppOption, BackendOption, BrokerOption, err, find_app, one_line_errors, placed
 from cloudq.errors import CloudQError, ImproperlyConfigured, OperationalError
 from cloudq.worker import autoscale, logs, reload
 from cloudq.worker.companions import GOING, Companions
@@ -217,8 +217,8 @@ def banner(running: Worker) -> str:
     lines = [
         f"cloudq {cloudq.__version__}  {running.hostname}",
         f"  app      {app.main}",
-        f"  broker   {app.broker.url}",
-        f"  results  {backend.url if backend is not None else 'disabled'}",
+        f"  broker   {placed(app.broker.url)}",
+        f"  results  {placed(backend.url) if backend is not None else 'disabled'}",
         f"  pool     {running.pool_name}, concurrency {running.concurrency}",
     ]
     if len(running.queues) > 1:

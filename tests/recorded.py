@@ -30,6 +30,8 @@ _ACTIONS = {
         "DeleteMessageBatch": "DeleteMessage",
         "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
     },
+    # "IAM policies with PartiQL for DynamoDB": checked as what the statements do; ours insert
+    "dynamodb": {"BatchExecuteStatement": "PartiQLInsert"},
     "s3": {"HeadObject": "GetObject", "ListObjectsV2": "ListBucket"},
 }
 
@@ -55,6 +57,10 @@ def _resources(call: Call) -> list[str]:
     params, where = call.params, f"arn:aws:{call.service}:{REGION}:{ACCOUNT}:"
     if call.service == "sqs":
         return [where + (params.get("QueueName") or params["QueueUrl"].rpartition("/")[2])]
+    if call.operation == "BatchExecuteStatement":
+        return [
+            f"{where}table/{name}" for name in {_inserted(each["Statement"]) for each in params["Statements"]}
+        ]
     if call.service == "dynamodb":
         tables = params.get("RequestItems") or [params["TableName"]]
         return [f"{where}table/{each}" for each in tables]
@@ -71,6 +77,12 @@ def _resources(call: Call) -> list[str]:
     if call.operation.endswith("Group"):
         return [f"{where}schedule-group/{params['Name']}"]
     return [f"{where}schedule/{params['GroupName']}/{params['Name']}"]
+
+
+def _inserted(statement: str) -> str:
+    verb, into, table, *_ = statement.split()
+    assert (verb, into) == ("INSERT", "INTO"), statement
+    return table.strip('"')
 
 
 def _besides(call: Call) -> set[Asked]:

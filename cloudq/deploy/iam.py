@@ -54,6 +54,8 @@ _TABLE_USE: Final = (
     "dynamodb:PutItem",
     "dynamodb:Query",
 )
+#: Results that threads write at once go in one BatchExecuteStatement, which is checked as what its statements do.
+_TABLE_TOGETHER: Final = (*_TABLE_USE[:3], "dynamodb:PartiQLInsert", *_TABLE_USE[3:])
 #: The API keeps what is good for once, and claims of unique tasks; it never looks for keys.
 _TABLE_CALL: Final = (
     "dynamodb:BatchGetItem",
@@ -120,21 +122,23 @@ class QueueRights:
 
 @dataclass(frozen=True, slots=True)
 class TableRights:
-    """A DynamoDB table of results and its customer-managed KMS key, by ARN."""
+    """A DynamoDB table of results and its customer-managed KMS key, by ARN. ``together``: ``group_commit=true``."""
 
     arn: str
     kms_key_arn: str | None = None
+    together: bool = False
 
     def statements(self, role: str) -> list[Statement]:
         """What ``role`` does with the table. A publisher writes groups and revocations and forgets results; an
-        operator pauses, steers and revokes."""
+        operator pauses, steers and revokes; the API serves one request at a time, and so writes nothing together."""
         if role in _STORELESS:
             return []
         if role in _READERS:
             kms = [] if self.kms_key_arn is None else [allow(("kms:Decrypt",), self.kms_key_arn)]
             return [allow(_TABLE_GET if role == "sync" else _TABLE_READ, self.arn), *kms]
         kms = [] if self.kms_key_arn is None else [allow(_KMS_USE, self.kms_key_arn)]
-        return [allow(_TABLE_CALL if role == "api" else _TABLE_USE, self.arn), *kms]
+        uses = _TABLE_CALL if role == "api" else _TABLE_TOGETHER if self.together else _TABLE_USE
+        return [allow(uses, self.arn), *kms]
 
 
 @dataclass(frozen=True, slots=True)

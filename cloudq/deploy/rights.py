@@ -85,7 +85,8 @@ def rights_of(
         if url.scheme == "dynamodb":
             region = place.region_of(url)
             arn = f"arn:{partition_of(region)}:dynamodb:{region}:{place.account}:table/{url.host}"
-            rights.append(TableRights(arn, place.results_key))
+            together = url.query.get("group_commit") == "true"
+            rights.append(TableRights(arn, place.results_key, together))
         elif url.scheme == "s3":
             region = place.region_of(url)
             bucket = BucketRights(

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from aws_fakes import FrozenClock, aws_error
+from recorded import ACCOUNT, REGION, Asked, Policy, asked
 
 from cloudq.aws.port import AwsError, Call
 from cloudq.backends.base import ABSENT, ALWAYS, Matches, Version
 from cloudq.backends.dynamodb import DynamoBackend, from_url
 from cloudq.backends.dynamodb_group import AWAY, MOST, ROOM
+from cloudq.deploy.iam import TableRights, policy
 from cloudq.errors import Conflict, ImproperlyConfigured, ServiceUnavailable
 from cloudq.url import Url
 
@@ -255,6 +257,21 @@ def test_other_conditions_and_large_values_are_written_as_ever(table: Table, wri
         backend.write("a", b"v", Matches(Version("other")))
     backend.write("large", b"x" * (ROOM + 1), ABSENT)
     assert {each for each, _ in table.calls} == {"PutItem"}
+
+
+def test_its_policy_allows_what_it_calls_and_nothing_else_is_new(table: Table, writers: Writers) -> None:
+    seen: set[Asked] = set()
+    table.before = lambda call: seen.update(asked(call))
+    crowd(table, writers, ["a", "b"])
+    go(table)
+    writers.join()
+    arn = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/results"
+    needed = {each.action for each in seen}
+    assert needed == {"dynamodb:PutItem", "dynamodb:PartiQLInsert"}
+    for role in ("publisher", "worker", "lambda", "operator"):
+        together, plain = (Policy(policy(role, [TableRights(arn, together=each)])) for each in (True, False))
+        assert all(together.allows(each) for each in seen)
+        assert {each.action for each in seen if not plain.allows(each)} == {"dynamodb:PartiQLInsert"}
 
 
 def test_it_is_asked_for_in_the_url() -> None:

@@ -75,6 +75,17 @@ def test_a_bucket_for_large_results_and_messages_is_named_once() -> None:
     assert "arn:aws:s3:::b" in got
 
 
+@pytest.mark.parametrize("tier", ["", "&large=s3://b/p"])
+def test_results_that_are_written_together_need_a_permission_more(tier: str) -> None:
+    def actions(url: str) -> set[str]:
+        printed = run("worker", "-b", BROKER, "-Q", "q", "--result-backend", url + tier)
+        return {each for statement in printed["Statement"] for each in statement["Action"]}
+
+    plain = actions("dynamodb://t?region=eu-west-1")
+    assert actions("dynamodb://t?region=eu-west-1&group_commit=true") - plain == {"dynamodb:PartiQLInsert"}
+    assert actions("dynamodb://t?region=eu-west-1&group_commit=false") == plain
+
+
 def test_long_delays_bring_the_schedule_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDQ_DELAY_TIER", "scheduler")
     monkeypatch.setenv("CLOUDQ_SCHEDULER_GROUP", "shop")

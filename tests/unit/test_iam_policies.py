@@ -30,6 +30,7 @@ CASES: dict[str, Sequence[iam.Rights]] = {
             "arn:aws:iam::123456789012:role/shop-scheduler",
         )
     ],
+    "results/together": [iam.TableRights(TABLE, together=True)],
     "results/kms": [iam.TableRights(TABLE, KEY), iam.BucketRights(BUCKET, "cloudq", KEY)],
 }
 
@@ -73,6 +74,14 @@ def test_two_queues_under_one_key_name_the_key_once() -> None:
     rights = [iam.QueueRights(QUEUE, None, KEY), iam.QueueRights(QUEUE + "2", None, KEY)]
     resources = [each["Resource"] for each in iam.policy("publisher", rights)["Statement"]]
     assert resources == [[QUEUE], [KEY], [QUEUE + "2"]]
+
+
+def test_only_who_writes_from_several_threads_may_write_together() -> None:
+    for role in iam.ROLES:
+        plain, together = (iam.policy(role, CASES[f"results/{name}"]) for name in ("table", "together"))
+        more = set(str(together).split("'")) - set(str(plain).split("'"))
+        writes = role in ("publisher", "worker", "lambda", "operator")
+        assert more == ({"dynamodb:PartiQLInsert"} if writes else set())
 
 
 def test_who_only_looks_may_not_write() -> None:

@@ -7,8 +7,13 @@ locals {
   # The API neither looks for keys nor removes anything large.
   users = { for role, all in { user = true, api = false } : role => concat(
     [{
-      Effect   = "Allow"
-      Action   = concat(["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:PutItem"], all ? ["dynamodb:Query"] : [])
+      Effect = "Allow"
+      Action = concat(
+        ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:GetItem"],
+        all && var.group_commit ? ["dynamodb:PartiQLInsert"] : [],
+        ["dynamodb:PutItem"],
+        all ? ["dynamodb:Query"] : [],
+      )
       Resource = [aws_dynamodb_table.this.arn]
     }],
     local.kms,
@@ -50,6 +55,7 @@ output "environment" {
   value = merge({
     CLOUDQ_RESULT_BACKEND = join("", [
       "dynamodb://${var.table_name}?region=${local.region}",
+      var.group_commit ? "&group_commit=true" : "",
       var.bucket == null ? "" : "&large=${urlencode("s3://${try(var.bucket.name, "")}/${try(var.bucket.prefix, "")}?region=${local.region}")}",
     ])
     }, var.bucket == null ? {} : {

@@ -32,6 +32,12 @@ variable "kms_key_arn" {
   }
 }
 
+variable "group_commit" {
+  description = "Workers write results that are ready at once in one request: adds group_commit=true to the environment's URL and dynamodb:PartiQLInsert to the policies."
+  type        = bool
+  default     = false
+}
+
 variable "bucket" {
   description = "An S3 bucket for large results beside the table. expire_after_days must outlive result_expires."
   type = object({

@@ -69,6 +69,20 @@ run "a_bucket_is_private_encrypted_and_expires" {
   }
 }
 
+run "results_are_written_together_by_choice" {
+  variables {
+    group_commit = true
+  }
+  assert {
+    condition     = output.environment == { CLOUDQ_RESULT_BACKEND = "dynamodb://cloudq-results?region=eu-west-1&group_commit=true" }
+    error_message = "environment: ${jsonencode(output.environment)}"
+  }
+  assert {
+    condition     = { for role, policy in output.policies : role => jsondecode(policy) } == jsondecode(file("${path.module}/tests/expected/together.json"))
+    error_message = "policies differ from tests/expected/together.json: ${jsonencode(output.policies)}"
+  }
+}
+
 run "versions_logs_and_a_key_by_choice" {
   variables {
     bucket      = { name = "shop-results", versioning = true, access_logs = { bucket = "shop-logs" } }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import hashlib
 import hmac
@@ -21,6 +22,7 @@ from cloudq.brokers.base import Message
 from cloudq.message import Envelope
 from cloudq.security.encryption import Sealer
 from cloudq.serializers.codec import Codec
+from cloudq.serializers.compression import compress
 from cloudq.testing import ManualClock, Sandbox, sandbox
 
 SECRET, OTHER = "a secret of at least sixteen bytes", "not the secret of this very app!"
@@ -139,7 +141,10 @@ def test_a_bad_message_is_buried_with_its_reason_at_little_cost(box: Sandbox, na
     assert letter.body == body
 
 
-def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, clock: ManualClock) -> None:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(
+    tmp_path: Any, clock: ManualClock, driver: str
+) -> None:
     ran.clear()
     app = CloudQ("safe", broker_large_messages=f"file:///{tmp_path}")
 
@@ -147,7 +152,7 @@ def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, 
     def note(*values: Any) -> None:
         ran.append(values)
 
-    with sandbox(app, clock) as box:
+    with sandbox(app, clock) as box, driven(box, driver):
         claims = app.producer._claims
         assert claims is not None
         text = '{"task": "note", "args": ' + "[" * 10_000_000
@@ -161,6 +166,61 @@ def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(tmp_path: Any, 
     assert letter.reason == "undecodable"
     assert ran == []
     assert peak < 100 * 1024 * 1024
+
+
+YAML = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+#: Content types that are accepted, and what would unfold to gigabytes, or to a stack without an end.
+FOLDED: dict[str, tuple[str, str, bytes]] = {
+    "aliases": ("application/x-yaml", "base64", f"- []\n- {{{YAML.replace(chr(10), ', ')}}}".encode()),
+    "deep yaml": ("application/x-yaml", "base64", b"[" * 100_000),
+    "deep msgpack": ("application/x-msgpack", "base64", b"\x91" * 500_000),
+    "a long msgpack": ("application/x-msgpack", "base64", b"\x92\xdd\xff\xff\xff\xff"),
+    "bzip2": ("application/json", "bzip2+base64", bz2.compress(b'["' + b"a" * 80_000_000 + b'", {}]')),
+    "zstd": (
+        "application/json",
+        "zstd+base64",
+        compress("zstd", b'["' + b"a" * 80_000_000 + b'", {}]'),
+    ),
+}
+
+
+SAID = {
+    "aliases": "YAML aliases",
+    "deep yaml": "deeper than 100 levels",
+    "deep msgpack": "recursion depth",
+    "a long msgpack": "truncated",
+    "bzip2": "unfolds to more than",
+    "zstd": "unfolds to more than",
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_bomb_in_any_accepted_content_is_buried_at_little_cost(
+    clock: ManualClock, name: str, driver: str
+) -> None:
+    ran.clear()
+    app = CloudQ("safe", accept_content=["json", "yaml", "msgpack"])
+
+    @app.task(name="note")
+    def note(*values: Any) -> None:
+        ran.append(values)
+
+    kind, encoding, data = FOLDED[name]
+    content = {"type": kind, "encoding": encoding, "data": base64.b64encode(data).decode()}
+    with sandbox(app, clock) as box, driven(box, driver):
+        box.app.broker.send(QUEUE, [Message(json.dumps({"task": "note", "content": content}))])
+        tracemalloc.start()
+        box.drain()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        [letter] = box.buried
+    assert (ran, letter.reason) == ([], "undecodable")
+    assert SAID[name] in letter.detail
+    assert peak < 200 * 1024 * 1024
 
 
 @pytest.mark.parametrize(

@@ -665,10 +665,10 @@ def test_events_do_not_tell_what_is_sensitive() -> None:
 
     with sandbox(app) as box:
         Recorder(app.hooks, told.append, "w1", box.clock, (), app.tasks.get).attach()
-        pay.delay("4111")
+        pay.delay("my card")
         whisper.delay(text="hush")
         box.drain()
     assert {each["type"] for each in told} >= {"task-sent", "task-succeeded"}
-    assert "4111" not in str(told)
+    assert "my card" not in str(told)
     assert "hush" not in str(told)
     assert "paid" in str(told)

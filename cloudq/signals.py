@@ -89,7 +89,10 @@ class Signal:
         left = [each for each in self._receivers if (each[0], each[1]) != (uid, sender)]
         found, self._receivers = len(left) < len(self._receivers), left
         if self._point is not None and not left and self._listen in EVERYWHERE.get(self._point, ()):
-            EVERYWHERE[self._point].remove(self._listen)
+            listeners = EVERYWHERE[self._point]
+            listeners.remove(self._listen)
+            if not listeners:  # nothing there is what tells runs that nobody listens
+                del EVERYWHERE[self._point]
         return found
 
     def has_listeners(self, sender: Any = None) -> bool:

@@ -109,15 +109,20 @@ class Lifecycle:
             return self.stumbled(delivery, error)
 
     async def arun(self, delivery: Delivery, watch: Watch, bridge: Callable[..., Any]) -> Verdict:
-        """As ``run``, on an event loop; ``bridge(f, *args)`` awaits blocking work in a thread."""
+        """As ``run``, on an event loop; ``bridge(f, *args)`` awaits blocking work in a thread.
+
+        A task that asks for nothing, stores nothing and is followed by nothing needs no thread.
+        """
         try:
-            ready = await bridge(self.prepare, delivery)
+            ready = self._preparation.at_once(delivery) or await bridge(self.prepare, delivery)
             if not isinstance(ready, Ready):
                 verdict: Verdict = ready
                 return verdict
             try:
                 early = not ready.late and await bridge(self.ack_early, ready)
                 outcome = await self.aexecute(ready, watch)
+                if not early and self.settler.at_once(ready, outcome) and not hasattr(watch, "cut_short"):
+                    return self.settle(ready, outcome)
                 return self.closed(await bridge(self.settled, ready, outcome, watch), early)
             finally:
                 if ready.admitted is not NOTHING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from cloudq import states
 from cloudq.backends.base import Version
@@ -38,6 +38,9 @@ from cloudq.task import Task
 from cloudq.workflows.words import ERRBACK, JOINED
 
 logger = logging.getLogger("cloudq.runtime")
+#: Characters of a message that takes long to read.
+LONG: Final = 64 * 1024
+
 task_logger = logging.getLogger("cloudq.task")
 
 
@@ -98,6 +101,30 @@ class Preparation:
         except MessageError as error:
             self._settler.uniques.free(envelope)
             return self.bury(delivery, error)
+
+    def at_once(self, delivery: Delivery) -> Ready | None:
+        """A run that may begin without anybody being asked, for drivers whose thread must not wait; None: it takes
+        ``prepare``, which may. What is long, and listeners to hooks, are taken to be slow."""
+        if self._heard or EVERYWHERE or len(delivery.body) > LONG or not self._settler.holds(delivery):
+            return None
+        envelope = self._codec.decode_at_once(delivery.body, delivery.message_id, sent_at=delivery.sent_at)
+        if envelope is None or envelope.headers or envelope.expires is not None or envelope.eta is not None:
+            return None
+        task = self._registry.get(envelope.task)
+        if task is None or self.revoked(envelope) is not None or self._admission.asks(task, envelope):
+            return None
+        records = self.records(task, envelope)
+        if records and (
+            self._settler.wants(task, "track_started") or may_have_run(delivery, envelope, self._conf)
+        ):
+            return None
+        if not records and is_fifo(delivery.queue):
+            return None
+        try:
+            task.check_arguments(envelope.args, envelope.kwargs)
+        except TypeError:
+            return None
+        return self.ready(delivery, envelope, task, None, records)
 
     def _checked(self, delivery: Delivery, envelope: Envelope) -> Ready | Verdict:
         task = self._registry[envelope.task]

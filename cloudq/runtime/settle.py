@@ -80,6 +80,17 @@ class Settler:
     def can_hold(self, yes: bool) -> None:
         self.returns.can_hold = yes
 
+    def at_once(self, ready: Ready, outcome: Outcome) -> bool:
+        """Does ``settle`` wait for nobody: is there nothing to write or to send, and nobody to be told?"""
+        return (
+            outcome.state == states.SUCCESS
+            and not (self._heard or EVERYWHERE)
+            and not ready.envelope.headers
+            and ready.admitted.claim is None
+            and not self._stores(ready, outcome)
+            and self._is_alone(ready)
+        )
+
     def settle(self, ready: Ready, outcome: Outcome) -> Verdict:
         """Raises OperationalError when a service stayed away longer than patience lasts."""
         # a message acknowledged before its task ran is under no lease any more

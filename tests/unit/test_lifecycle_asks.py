@@ -3,6 +3,7 @@
 One lifecycle runs a plain task first; then something is asked of it that it has not been asked before.
 """
 
+import asyncio
 import copy
 import dataclasses
 import pickle
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, signals, states
-from cloudq.brokers.base import Delivery
+from cloudq.brokers.base import Delivery, Message
 from cloudq.context import Request, current
 from cloudq.execution.call import NoWatch
 from cloudq.message import Envelope, GroupRef
 from cloudq.runtime.request import RunRequest, request_of
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Hold, Verdict
+from cloudq.serializers.codec import Codec
 from cloudq.testing.clock import ManualClock
 from cloudq.worker.runner import override
 
@@ -321,6 +323,150 @@ def test_an_app_without_a_store_runs_tasks_that_say_nothing_of_results() -> None
         bench.app.close()
 
 
+# --- on an event loop ---------------------------------------------------------------------------------
+
+
+def on_loop(bench: Bench, delivery: Delivery) -> tuple[Verdict, list[str]]:
+    """The verdict, and what was done in a thread because it may wait."""
+    waited: list[str] = []
+
+    async def bridge(function: Any, *args: Any) -> Any:
+        waited.append(function.__name__)
+        return function(*args)
+
+    return asyncio.run(bench.lifecycle.arun(delivery, NoWatch(), bridge)), waited
+
+
+@pytest.fixture
+def doze(bench: Bench) -> Any:
+    @bench.app.task(name="doze")
+    async def doze(x: Any = None) -> Any:
+        bench.ran.append(x)
+        if x == "fail":
+            raise ValueError("broken")
+        if x == "listen":
+            bench.app.hooks.on("task_succeeded", bench.note("task_succeeded"))
+        return x
+
+    return doze
+
+
+def sent(bench: Bench, task: Any, *args: Any, **options: Any) -> Delivery:
+    task.apply_async(args, **options)
+    [found] = bench.app.broker.receive(options.get("queue", "cloudq"), 1, 0.0, 30.0)
+    return found
+
+
+def test_a_task_that_asks_for_nothing_needs_no_thread_beside_the_event_loop(bench: Bench, doze: Any) -> None:
+    assert on_loop(bench, sent(bench, doze, 1)) == (ACK, [])
+    assert bench.ran == [0, 1]
+
+
+def test_a_stored_result_is_written_in_a_thread_and_its_start_needs_none(bench: Bench, doze: Any) -> None:
+    assert bench.app.store is not None
+    override(bench.app, {"doze": {"ignore_result": False}})
+
+    assert on_loop(bench, sent(bench, doze, 1, task_id="T")) == (ACK, ["settled"])
+    record = bench.app.store.read("T")
+    assert record is not None
+    assert record.result == 1
+
+
+BOTH = ["prepare", "settled"]
+#: What is asked of a run, and what may wait then.
+ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a link": ({"link": "doze"}, ["settled"]),
+    "headers": ({"headers": {"a": 1}}, BOTH),
+    "an expiry": ({"expires": 60.0}, ["prepare"]),
+    "a key": ({"idempotency_key": "k"}, BOTH),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_a_call_asks_for_is_done_in_a_thread(bench: Bench, doze: Any, name: str) -> None:
+    options, waits = ASKED[name]
+    if "link" in options:
+        options = {"link": doze.si("linked")}
+
+    verdict, waited = on_loop(bench, sent(bench, doze, 1, **options))
+    assert (verdict, waited) == (ACK, [*waits, *(["leave"] if name == "a key" else [])])
+    assert bench.ran == [0, 1]
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a rate limit": ({"rate_limit": "10/s"}, ["prepare"]),
+    "places": ({"max_concurrency": 1}, ["prepare", "leave"]),
+    "early acknowledgement": ({"acks_late": False}, ["ack_early", "settled"]),
+    "its start on record": ({"ignore_result": False, "track_started": True}, BOTH),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_a_task_asks_for_is_done_in_a_thread(bench: Bench, doze: Any, name: str) -> None:
+    options, waits = OPTIONS[name]
+    override(bench.app, {"doze": options})
+    verdict, waited = on_loop(bench, sent(bench, doze, 1))
+
+    assert isinstance(verdict, Ack)
+    assert waited == waits
+    assert bench.ran == [0, 1]
+
+
+def test_listeners_are_told_of_all_stages_and_may_be_slow(bench: Bench, doze: Any) -> None:
+    for point in STAGES:
+        bench.app.hooks.on(point, bench.note(point))
+
+    assert on_loop(bench, sent(bench, doze, 1)) == (ACK, BOTH)
+    assert bench.told == STAGES
+
+
+def test_a_listener_that_comes_while_the_task_runs_is_told_in_a_thread(bench: Bench, doze: Any) -> None:
+    assert on_loop(bench, sent(bench, doze, "listen")) == (ACK, ["settled"])
+    assert bench.told == ["task_succeeded"]
+
+
+def test_a_failure_is_settled_in_a_thread(bench: Bench, doze: Any) -> None:
+    assert on_loop(bench, sent(bench, doze, "fail")) == (ACK, ["settled"])
+
+
+def test_what_must_not_run_is_judged_in_a_thread(bench: Bench, doze: Any) -> None:
+    bench.lifecycle.revoked = lambda envelope: "revoked" if envelope.id == "R" else None
+    revoked = sent(bench, doze, 1, task_id="R")
+    bench.app.broker.send("cloudq", [message("nobody"), Message('{"task": "doze", "args": [1, 2]}')])
+    unknown, unfit = bench.app.broker.receive("cloudq", 2, 0.0, 30.0)
+
+    assert on_loop(bench, revoked) == (ACK, ["prepare"])
+    for each in (unknown, unfit):
+        verdict, waited = on_loop(bench, each)
+        assert isinstance(verdict, Bury)
+        assert waited == ["prepare"]
+    assert bench.ran == [0]
+
+
+def test_a_second_delivery_is_looked_up_in_a_thread(bench: Bench, doze: Any) -> None:
+    override(bench.app, {"doze": {"ignore_result": False}})
+    delivery = sent(bench, doze, 1, task_id="T")
+    on_loop(bench, delivery)
+    again = delivery.with_(receive_count=2)
+
+    assert on_loop(bench, again) == (ACK, ["prepare"])
+    assert bench.ran == [0, 1]
+
+
+def test_long_messages_are_read_in_a_thread(bench: Bench, doze: Any) -> None:
+    assert on_loop(bench, sent(bench, doze, "x" * 70_000)) == (ACK, ["prepare"])
+
+
+def test_signed_messages_are_verified_in_a_thread() -> None:
+    keys = {"k1": "a secret of at least sixteen bytes"}
+    body = Codec(keys=keys).encode(Envelope("t", "T"), "q")
+
+    assert Codec(keys=keys).decode_at_once(body, "M") is None
+    assert Codec(keys=keys).decode_at_once('{"task": "t"}', "M") is None
+    assert Codec(accept_content=("msgpack",)).decode_at_once('{"task": "t"}', "M") is None
+    assert Codec().decode_at_once('{"task": "t"}', "M", sent_at=5.0) == Envelope("t", "M", sent_at=5.0)
+
+
 # --- the request --------------------------------------------------------------------------------------
 
 ENVELOPE = Envelope(
@@ -424,7 +570,5 @@ def test_a_first_try_without_a_root_is_its_own_root(bench: Bench) -> None:
     assert seen == [(delivery.message_id, None, None, False)]
 
 
-def message(task: str) -> Any:
-    from cloudq.brokers.base import Message
-
+def message(task: str) -> Message:
     return Message(f'{{"task": "{task}"}}')

@@ -178,14 +178,14 @@ def test_a_receiver_is_connected_once_and_what_it_raises_is_logged(
 
 
 def test_nobody_connected_costs_a_look_in_a_dictionary() -> None:
-    assert not any(EVERYWHERE.values())
+    assert not EVERYWHERE
 
 
 def test_the_life_of_a_worker(ear: Ear) -> None:
     with CloudQ("live", broker="memory://", backend="memory://") as app, running_worker(app) as worker:
         pass
     told = [name for name in ear.names() if name.startswith(("worker", "heartbeat"))]
-    assert told == [
+    assert list(dict.fromkeys(told)) == [  # a second sign of life may fall into its short life
         "worker_init",
         "heartbeat_sent",
         "worker_ready",

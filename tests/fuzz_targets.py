@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC
 from pathlib import Path
 
 from cloudq import CloudQ
@@ -15,10 +16,13 @@ from cloudq.aws_lambda.api import Api, make_api
 from cloudq.aws_lambda.events import parse
 from cloudq.brokers.base import Delivery
 from cloudq.errors import MessageError, ScheduleError
+from cloudq.schedules.base import Schedule
 from cloudq.schedules.reading import as_schedule
 from cloudq.serializers import usual
 from cloudq.serializers.codec import Codec
 
+#: Saturday, 21 November 2026, in seconds since the epoch.
+NOW = 1_795_219_200.0
 #: Texts that went wrong once, as the hunt keeps them: a folder for each reader.
 KEPT = Path(__file__).parent / "fuzz" / "found"
 GOLDEN = Path(__file__).parent / "golden" / "wire"
@@ -66,10 +70,19 @@ def decode(text: str) -> None:
         assert CAREFUL._read(CAREFUL._open(text, "q")[0], False, "M", 1.0) == quick
 
 
+def follow(schedule: Schedule) -> None:
+    """What can be read can be written, and has runs one after the other."""
+    assert as_schedule(schedule.plain()).plain() == schedule.plain()
+    first = schedule.next_after(NOW, UTC)
+    assert first is None or first > NOW
+    if first is not None:
+        second = schedule.next_after(first, UTC)
+        assert second is None or second > first
+
+
 def read_schedule(text: str) -> None:
     try:
-        found = as_schedule(text)
-        assert found.plain()
+        follow(as_schedule(text))
     except ScheduleError as error:
         assert str(error)
 
@@ -80,7 +93,7 @@ def read_plain(text: str) -> None:
     except ValueError:
         return
     try:
-        as_schedule(value)
+        follow(as_schedule(value))
     except ScheduleError as error:
         assert str(error)
 

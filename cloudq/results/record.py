@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from cloudq import states
 from cloudq.errors import CorruptRecord, MessageError
@@ -18,8 +18,7 @@ RECORD_VERSION: Final = 1
 ASKED: Final = "asked"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One task's state. Times are seconds since the epoch.
 
     ``result`` is the return value (SUCCESS), the exception (FAILURE, RETRY, REVOKED, REJECTED) or
@@ -44,7 +43,7 @@ class Record:
     children: tuple[Any, ...] = ()
     #: RETRY only: when the next try is due; None when the retry changed more than the time.
     retry_at: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def final(self) -> bool:
@@ -111,7 +110,7 @@ def dump(record: Record, pack: Callable[[Any], Any]) -> bytes:
         document["arguments"] = pack([record.args, record.kwargs])
     if record.children:
         document["children"] = list(record.children)
-    return _encode({**record.extra, **document})
+    return _encode({**record.extra, **document} if record.extra else document)
 
 
 def load(

@@ -5,9 +5,10 @@ One is final until a worker says otherwise: that of ``revoke()`` without ``termi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from cloudq import states
@@ -26,9 +27,13 @@ class _Pack(Protocol):
     def __call__(self, value: Any, serializer: str | None = None) -> Any: ...
 
 
+#: Ids that percent-encoding leaves as they are: nearly all.
+_is_plain: Final = re.compile("[A-Za-z0-9_.~-]*").fullmatch
+
+
 def task_key(task_id: str) -> str:
     """The key of a task's record; ids chosen by users may hold any character."""
-    return "task/" + quote(task_id, safe="")
+    return "task/" + (task_id if _is_plain(task_id) else quote(task_id, safe=""))
 
 
 class ResultStore:

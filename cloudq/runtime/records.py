@@ -35,9 +35,12 @@ class Records:
                 "queue": ready.delivery.queue,
                 "runtime": round(outcome.runtime, 6),
             }
-        children = [named(each) for each in request.children]
-        if outcome.state == states.SUCCESS:
+        children = [named(each) for each in request.children] if request.children else []
+        if outcome.state == states.SUCCESS and (envelope.link or envelope.chain):
             children += self._follower.children(envelope)
+        extra = self._follower.kept(envelope, ready.delivery.queue, outcome.state)
+        if request.added:
+            extra = {**self._follower.added(request), **extra}
         return Record(
             envelope.id,
             outcome.state,
@@ -49,9 +52,6 @@ class Records:
             parent_id=envelope.parent_id,
             group_id=envelope.group.id if envelope.group else None,
             children=tuple(children),
-            extra={
-                **self._follower.added(request),
-                **self._follower.kept(envelope, ready.delivery.queue, outcome.state),
-            },
+            extra=extra,
             **more,
         )

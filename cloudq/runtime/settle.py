@@ -141,7 +141,7 @@ class Settler:
         else:
             logger.info("task %s had already ended in %s; that stands", label(ready.envelope), standing.state)
         again = standing is not record or ready.delivery.receive_count > 1
-        dead_letter = self._dead_letter(ready)
+        dead_letter = standing.state == states.FAILURE and self.wants(ready.task, "dead_letter")
         return self.conclude(ready.envelope, ready.delivery.queue, standing, dead_letter, again, stored)
 
     def _keep(self, claim: Claim, record: Record, ready: Ready) -> Record | None:
@@ -367,13 +367,9 @@ class Settler:
     def _stores(self, ready: Ready, outcome: Outcome) -> bool:
         if self._store is None:
             return False
-        keeps_errors = (
-            self.wants(ready.task, "store_errors_even_if_ignored") and outcome.state != states.SUCCESS
-        )
-        return ready.records or keeps_errors
-
-    def _dead_letter(self, ready: Ready) -> bool:
-        return self.wants(ready.task, "dead_letter")
+        if ready.records or outcome.state == states.SUCCESS:
+            return ready.records
+        return self.wants(ready.task, "store_errors_even_if_ignored")
 
     def wants(self, task: Task[..., Any], option: str) -> bool:
         """A task's option, or the app's setting where the task does not say."""

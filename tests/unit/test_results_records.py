@@ -5,6 +5,7 @@ import sys
 import types
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -522,3 +523,11 @@ def test_a_store_that_cannot_read_one_entry_itself_fails_that_one_only() -> None
     assert "d" not in found
     with pytest.raises(CorruptRecord, match="task/b"):
         house.app.need_store().read_many("abc")
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    ["9afb2773-7027-4344-a72f-3c5705e0005d", "a.b_c~d", "a/b", "ü", "a b", "a\n", "", "%", "٣", "a+b"],
+)
+def test_the_key_of_a_record_is_the_task_s_id_percent_encoded(task_id: str) -> None:
+    assert task_key(task_id) == "task/" + quote(task_id, safe="")

@@ -105,11 +105,11 @@ def sqlite(tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def aws(tmp_path: Path, ministack_url: str, unique: str) -> Iterator[Scene]:
+def aws(tmp_path: Path, ministack_url: str, unique: str, request: pytest.FixtureRequest) -> Iterator[Scene]:
     scene = Scene(
         tmp_path,
         f"sqs://?endpoint_url={ministack_url}",
-        f"dynamodb://{unique}?endpoint_url={ministack_url}",
+        f"dynamodb://{unique}?endpoint_url={ministack_url}{getattr(request, 'param', '')}",
         unique,
     )
     queue, table = open_broker(scene.broker), open_backend(scene.backend)
@@ -128,8 +128,14 @@ def test_no_task_is_lost_when_workers_on_sqlite_are_killed(sqlite: Scene, pool: 
 
 
 @pytest.mark.slow
-def test_no_task_is_lost_when_workers_on_aws_are_killed(aws: Scene) -> None:
-    storm(aws, "threads", tasks=200, kills=4, concurrency=4, pause=(0.2, 0.8), task_time=0.02)
+@pytest.mark.parametrize(
+    ("aws", "kills"),
+    [("", 4), ("&group_commit=true", 2)],
+    indirect=["aws"],
+    ids=["one by one", "written together"],
+)
+def test_no_task_is_lost_when_workers_on_aws_are_killed(aws: Scene, kills: int) -> None:
+    storm(aws, "threads", tasks=50 * kills, kills=kills, concurrency=4, pause=(0.2, 0.8), task_time=0.02)
 
 
 @pytest.mark.slow

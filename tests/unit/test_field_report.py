@@ -178,6 +178,8 @@ def test_figures_come_back_from_their_file() -> None:
 def test_contestants_are_chosen_by_name_and_strange_names_refused() -> None:
     assert [each.key for each in roster.chosen("cloudq, http")] == ["http", "cloudq"]
     assert roster.chosen(None) == list(roster.ALL)
+    assert roster.chosen("together,http") == [roster.HTTP, roster.TOGETHER]
+    assert roster.TOGETHER not in roster.ALL
     with pytest.raises(ValueError, match="no contestant is called huey; there are http, boto3"):
         roster.chosen("cloudq,huey")
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 from benchmarks.field.contestants.surroundings import QUEUE, REGION, RESULTS, TABLE, URL, note
 from cloudq import CloudQ, chord
 
+#: "&group_commit=true", see cloudq_together.
+_HOW = os.environ.get("FIELD_HOW", "")
+
 app = CloudQ(
     "field",
     broker=f"sqs://?endpoint_url={URL}&region={REGION}",
-    backend=f"dynamodb://{TABLE}?endpoint_url={URL}&region={REGION}" if RESULTS else "disabled://",
+    backend=f"dynamodb://{TABLE}?endpoint_url={URL}&region={REGION}{_HOW}" if RESULTS else "disabled://",
     task_default_queue=QUEUE,
     task_ignore_result=not RESULTS,
 )

@@ -69,6 +69,16 @@ def nap(self: Any, seconds: float) -> str:
 
 
 @app.task(bind=True)
+def held(self: Any, path: str) -> str:
+    """As ``nap``, until there is such a file."""
+    note("start", self.request.id)
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    note("end", self.request.id)
+    return "let go"
+
+
+@app.task(bind=True)
 async def doze(self: Any, seconds: float) -> str:
     """As ``nap``, on an event loop."""
     note("start", self.request.id)

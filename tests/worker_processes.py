@@ -16,7 +16,7 @@ import servers
 
 TESTS = Path(__file__).resolve().parent
 #: Longest wait for anything that ought to happen, seconds.
-PATIENCE = 30.0
+PATIENCE = 45.0
 
 
 def eventually(what: str, check: Callable[[], object], timeout: float = PATIENCE) -> None:

@@ -17,7 +17,7 @@ from cloudq.backends.open import open_backend
 from cloudq.coordination.board import INLINE
 from cloudq.testing.workers import running_worker
 
-WAIT = 30.0
+WAIT = 45.0
 SLOW = pytest.mark.slow
 
 

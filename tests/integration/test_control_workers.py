@@ -19,7 +19,7 @@ from cloudq.cli.main import cli
 from cloudq.cli.top import looking_at, task_rows, worker_rows
 from cloudq.errors import TaskRevokedError
 
-WAIT = 20.0
+WAIT = 45.0
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("aws", marks=pytest.mark.slow)])

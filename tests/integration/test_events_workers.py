@@ -20,7 +20,7 @@ from cloudq.brokers.base import QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.cli.main import cli
 
-WAIT = 20.0
+WAIT = 45.0
 
 
 @pytest.fixture(params=["sqlite", pytest.param("aws", marks=pytest.mark.slow)])

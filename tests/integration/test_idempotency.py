@@ -12,7 +12,7 @@ from cloudq.brokers.base import QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.testing.workers import running_worker
 
-WAIT = 30.0
+WAIT = 45.0
 
 
 def client(scene: Scene) -> CloudQ:

@@ -1,6 +1,5 @@
 """What a worker does with a task whose lease it has lost (decision 2), and with poison (issue 3, proof f)."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from worker_processes import Scene, eventually, sqlite_scene
 from cloudq import CloudQ
 from cloudq.errors import WorkerLostError
 
-WAIT = 30.0
+WAIT = 45.0
 POOLS = [
     "prefork",
     pytest.param("threads", marks=pytest.mark.slow),
@@ -127,13 +126,11 @@ def test_an_innocent_last_chance_is_an_ordinary_success(scene: Scene, app: Cloud
 
 
 def test_a_last_chance_is_given_back_when_the_worker_stops(scene: Scene, app: CloudQ) -> None:
-    result = send(app, "nap", 20.0)
+    result = send(app, "nap", 90.0)  # longer than anybody waits here
     for _ in range(2):
         (got,) = app.broker.receive(scene.queue, 1, 1.0, 60.0)
         app.broker.release([got])
     with scene.worker("-P", "threads", "-c", "1", "--shutdown-timeout", "0.3") as worker:
         eventually("it runs", lambda: scene.runs("start", result.id))
-        asked = time.monotonic()
         assert worker.stop() == 3
-        assert time.monotonic() - asked < 8.0
     assert app.broker.depth(scene.queue).visible == 1

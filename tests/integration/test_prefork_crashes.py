@@ -175,7 +175,7 @@ def test_a_hard_limit_kills_a_child_in_a_c_call_and_the_programs_it_started(
     pool.submit(("family", str(app / "pid")), ends)
 
     assert ends.wait() == [TimedOut(0.2)]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert eventually(lambda: gone(int((app / "pid").read_text())))
 
 
@@ -196,7 +196,7 @@ def test_a_soft_limit_interrupts_a_sleep(make: Callable[..., PreforkPool]) -> No
     [end] = ends.wait()
     assert isinstance(end, Died)  # this runner lets it through, which a runner promises not to do
     assert "SoftTimeLimitExceeded" in end.detail
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_big_and_unreadable_things_end_in_words_not_in_a_hang(make: Callable[..., PreforkPool]) -> None:

@@ -15,7 +15,7 @@ from cloudq.brokers.base import QueueSpec
 from cloudq.brokers.open import open_broker
 from cloudq.errors import TaskRevokedError
 
-WAIT = 20.0
+WAIT = 45.0
 #: What runs long in each pool, and can be reached there.
 LONG = {"prefork": "work", "threads": "nap", "asyncio": "doze", "solo": "nap"}
 

@@ -16,7 +16,7 @@ from cloudq.brokers.base import QueueSpec
 from cloudq.errors import TaskRevokedError
 from cloudq.testing.workers import running_worker
 
-WAIT = 30.0
+WAIT = 45.0
 
 
 @pytest.fixture

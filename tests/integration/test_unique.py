@@ -15,7 +15,7 @@ from cloudq import CloudQ
 from cloudq.brokers.base import QueueSpec
 from cloudq.testing.workers import running_worker
 
-WAIT = 30.0
+WAIT = 45.0
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])

@@ -19,7 +19,7 @@ from cloudq.brokers.claimcheck import BucketPlace, EntryPlace
 from cloudq.brokers.open import open_broker
 from cloudq.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
-WAIT = 15.0
+WAIT = 45.0
 
 
 @pytest.fixture(

@@ -9,7 +9,7 @@ from worker_processes import Scene, eventually, sqlite_scene
 
 from cloudq import CloudQ
 
-WAIT = 30.0
+WAIT = 45.0
 
 
 @pytest.fixture

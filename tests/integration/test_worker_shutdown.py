@@ -17,7 +17,7 @@ from cloudq.errors import TimeLimitExceeded, WorkerLostError
 POOLS = ["solo", "threads", "prefork"]
 #: One quick, the others with the slow tests.
 ONE_POOL = [pytest.param(pool, marks=pytest.mark.slow) if pool != "threads" else pool for pool in POOLS]
-WAIT = 20.0
+WAIT = 45.0
 
 
 @pytest.fixture
@@ -61,16 +61,17 @@ def test_sigterm_lets_the_running_task_finish_and_gives_back_the_others_at_once(
 ) -> None:
     worker = scene.worker("-P", pool, "-c", "1", "--prefetch-multiplier", "4")
     with worker:
-        running = send(app, "nap", 2.0)
+        running = send(app, "held", str(scene.folder / "go"))
         eventually("it runs", lambda: scene.runs("start", running.id))
         waiting = [send(app, "add", n, n) for n in range(3)]
         eventually("all are in its hands", lambda: app.broker.depth(scene.queue).in_flight == 4)
         worker.signal(signal.SIGTERM)
-        eventually("given back", lambda: app.broker.depth(scene.queue).visible == 3, timeout=1.5)
+        eventually("given back", lambda: app.broker.depth(scene.queue).visible == 3)
         with scene.worker("-P", "threads", "-c", "1") as other:
             assert [each.get(timeout=WAIT) for each in waiting] == [0, 2, 4]
+            (scene.folder / "go").touch()
             assert worker.wait() == 0
-            assert running.get(timeout=WAIT) == "rested"
+            assert running.get(timeout=WAIT) == "let go"
             assert other.stop() == 0
     assert len(scene.runs("start", running.id)) == 1
     assert app.broker.depth(scene.queue).total == 0
@@ -81,16 +82,14 @@ def test_sigterm_lets_the_running_task_finish_and_gives_back_the_others_at_once(
 def test_a_second_signal_ends_it_at_once_and_the_task_is_delivered_again(
     scene: Scene, app: CloudQ, pool: str, number: signal.Signals
 ) -> None:
-    with scene.worker("-P", pool, "-c", "1") as worker:
-        running = send(app, "work", 7, 20.0)
+    with scene.worker("-P", pool, "-c", "1", "--shutdown-timeout", "120") as worker:
+        running = send(app, "work", 7, 90.0)  # longer than anybody waits here
         eventually("it runs", lambda: scene.runs("start", running.id))
         worker.signal(number)
         eventually("it has understood", lambda: "stopping" in worker.text or pool == "solo")
         time.sleep(0.1)
-        asked = time.monotonic()
         worker.signal(number)
         assert worker.wait() == 3
-        assert time.monotonic() - asked < 4.0
     assert app.broker.depth(scene.queue).visible == 1
     assert running.state == "PENDING"
     assert "Traceback" not in worker.text
@@ -101,12 +100,10 @@ def test_a_task_that_outlasts_the_shutdown_timeout_is_cut_short_and_given_back(
     scene: Scene, app: CloudQ, pool: str
 ) -> None:
     with scene.worker("-P", pool, "-c", "1", "--shutdown-timeout", "0.5") as worker:
-        running = send(app, "work", 7, 20.0)
+        running = send(app, "work", 7, 90.0)  # longer than anybody waits here
         eventually("it runs", lambda: scene.runs("start", running.id))
-        asked = time.monotonic()
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 3
-        assert time.monotonic() - asked < 5.0
     assert app.broker.depth(scene.queue).visible == 1
 
 
@@ -126,11 +123,9 @@ def test_a_hard_limit_that_strikes_during_shutdown_is_the_tasks_failure(
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_an_idle_worker_stops_at_once(scene: Scene, pool: str) -> None:
-    with scene.worker("-P", pool, "-c", "2") as worker:
-        time.sleep(0.3)
-        asked = time.monotonic()
-        assert worker.stop() == 0
-        assert time.monotonic() - asked < 3.0  # not a poll's 20 s, even on a busy machine
+    with scene.worker("-P", pool, "-c", "2", CLOUDQ_WORKER_WAIT_TIME="120") as worker:
+        time.sleep(0.3)  # its poll is under way: nothing shows that from outside
+        assert worker.stop() == 0  # it waits for less than such a poll takes
     assert "Traceback" not in worker.text
 
 

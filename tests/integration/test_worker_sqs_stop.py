@@ -39,7 +39,7 @@ def test_a_worker_with_nothing_to_do_hangs_up(scene: Scene) -> None:
     with polling(scene) as worker:
         asked = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - asked < 10, "a poll takes 20 s"
+        assert time.monotonic() - asked < 15, "a poll takes 20 s"
     assert "Traceback" not in worker.text
 
 

@@ -9,7 +9,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -255,7 +254,7 @@ def test_closing_the_port_ends_a_long_poll_in_flight() -> None:
 
         def poll() -> None:
             try:
-                port.call(Call("sqs", "ReceiveMessage", {"QueueUrl": "q"}, timeout=20.0))
+                port.call(Call("sqs", "ReceiveMessage", {"QueueUrl": "q"}, timeout=120.0))
             except ServiceUnavailable as error:
                 ended.append(error)
 
@@ -263,12 +262,10 @@ def test_closing_the_port_ends_a_long_poll_in_flight() -> None:
         thread.start()
         peer, _ = deaf.accept()
         peer.recv(10_000)
-        started = time.monotonic()
         port.close()
-        thread.join(5.0)
-        peer.close()
+        thread.join(30.0)
         assert len(ended) == 1
-        assert time.monotonic() - started < 4.0
+        peer.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -270,7 +270,7 @@ def test_solo_is_interrupted_in_a_sleep_on_the_main_thread_and_gives_the_signal_
         def run(self, job: Any, watch: Watch) -> Any:
             watch.begin(*job)
             try:
-                time.sleep(30)
+                time.sleep(90)
             finally:
                 watch.end()
 
@@ -287,7 +287,7 @@ def test_solo_is_interrupted_in_a_sleep_on_the_main_thread_and_gives_the_signal_
     pool.stop(0.0)
 
     assert ends.wait() == [TimedOut(0.05), Died("stopped with the pool")]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert signal.getsignal(signal.SIGALRM) == before
 
 

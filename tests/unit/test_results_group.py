@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,12 +76,10 @@ def test_iter_native_gives_results_in_the_order_in_which_they_end(house: House) 
 
 def test_the_timeout_is_for_the_whole_and_names_what_is_missing(house: House) -> None:
     house.end("a")
-    started = time.monotonic()
 
     with pytest.raises(TimeoutError, match=r"2 of 3 tasks have not ended within 0.1 seconds; one of them: b"):
         house.set("abc").join(timeout=0.1)
 
-    assert time.monotonic() - started < 0.5
     assert house.app.poller.waiting == 0
 
 

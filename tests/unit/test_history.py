@@ -88,6 +88,34 @@ def test_pages_are_newest_first_and_complete(past: Past) -> None:
     assert seen == [f"t-{n}" for n in range(210, 0, -1)]
 
 
+@pytest.mark.parametrize("documents", [2, 7, 60])
+def test_a_search_for_what_is_rare_ends_after_some_documents_and_goes_on(past: Past, documents: int) -> None:
+    for n in range(120):
+        past.end(1, args="[needle]" if n in (3, 60, 61, 119) else "[]")
+        past.clock.advance(600)
+    reads: list[int] = []
+    read_many = past.counting.read_many
+
+    def counted(keys: Any) -> Any:
+        listed = list(keys)
+        reads.append(len(listed))
+        return read_many(listed)
+
+    past.counting.read_many = counted  # type: ignore[method-assign]
+    seen: list[str] = []
+    cursor, pages = None, 0
+    while cursor is not None or not pages:
+        page = past.history.query(50, cursor, documents=documents, text="needle")
+        assert sum(reads) < documents + 25  # read a few at a time
+        reads.clear()
+        seen += ids(page.entries)
+        cursor, pages = page.next, pages + 1
+    assert seen == ["t-120", "t-62", "t-61", "t-4"]
+    assert pages > 1
+    with pytest.raises(ValueError, match="at least 2"):
+        past.history.query(documents=1)
+
+
 def test_what_comes_meanwhile_does_not_shift_the_pages(past: Past) -> None:
     past.end(10)
     first = past.history.query(5)

@@ -17,6 +17,8 @@ from cloudq.errors import CloudQError
 
 #: Tasks on a page.
 PAGE: Final = 50
+#: Documents of the history that are read for a page: a search for what is rare goes on with the next one.
+READ: Final = 100
 
 
 def routes(site: Site) -> list[Route]:
@@ -56,7 +58,7 @@ async def ended(site: Site, filters: Filters, cursor: str | None) -> dict[str, A
     if filters.wrong:
         return nothing
     try:
-        page = await site.call(site.app.history.query, PAGE, cursor, **filters.criteria)
+        page = await site.call(site.app.history.query, PAGE, cursor, documents=READ, **filters.criteria)
     except ValueError as error:  # a CloudQError may be one, too
         if isinstance(error, CloudQError):
             return {**nothing, "away": str(error)}

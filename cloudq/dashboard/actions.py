@@ -49,7 +49,7 @@ def _handler(site: Site, verb: str, act: Action) -> Callable[[Request], object]:
         following = local_path(form.get("back"), visit.root)
         try:
             said = await site.call(act, site.app, form, patience=max(PATIENCE, site.options.patience))
-        except (CloudQError, BadInput) as error:
+        except (CloudQError, BadInput, ValueError) as error:  # the last: an id that no task can have
             logger.warning("%s: %s %r failed: %s", who, verb, told, error)
             if (again := AGAIN.get(verb)) is not None:
                 return await again(site, request, form, str(error))

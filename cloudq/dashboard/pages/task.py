@@ -14,6 +14,7 @@ from starlette.routing import Route
 from cloudq import states
 from cloudq.app import CloudQ
 from cloudq.control.shown import shown_call, shown_result
+from cloudq.dashboard.forms import BadInput
 from cloudq.dashboard.pages.queues import seen
 from cloudq.dashboard.site import Site
 from cloudq.errors import CloudQError
@@ -39,6 +40,8 @@ class Found:
     flow: list[Node] | None = None
     #: Tasks of the workflow, when they are too many to be drawn unasked.
     large: bool = False
+    #: Why no task can have this id; "" where one can.
+    impossible: str = ""
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -86,6 +89,8 @@ def routes(site: Site) -> list[Route]:
         look, view = await seen(site)
         running = next((each for each in view.running if each.id == task_id), None)
         known = found.record or found.runs or running
+        if found.impossible and not known:
+            raise BadInput(f"No task can have this id: {found.impossible}", 404)
         return await site.page(
             request,
             "task.html",
@@ -112,7 +117,9 @@ def look_up(app: CloudQ, task_id: str, whole: bool) -> Found:
             return read()
         except CloudQError as error:
             found.faults.append(f"{what}: {error}")
-            return None
+        except ValueError as error:  # an id that no task can have
+            found.impossible = str(error)
+        return None
 
     found.record = attempt("the record", lambda: app.read(task_id))
     found.runs = attempt("the history", lambda: list(islice(app.history.all(id=task_id), 50))) or []

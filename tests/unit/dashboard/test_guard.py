@@ -282,6 +282,14 @@ def test_forms_that_are_none_are_refused(browser: Browser) -> None:
     assert "the form has no" in browser.get("/")
 
 
+@pytest.mark.parametrize("task_id", ["x" * 2_000, ".."])
+def test_an_id_that_no_task_can_have_is_told(browser: Browser, task_id: str) -> None:
+    if task_id != "..":  # browsers take that for the page above
+        assert "No task can have this id" in browser.get(f"/tasks/{task_id}", 404)
+    for verb in ("revoke", "retry", "revoke-workflow"):
+        assert "key" in browser.said(verb, id=task_id)
+
+
 def test_hosts_are_read_without_their_ports() -> None:
     assert [host_name(each) for each in ("a.b:80", "[::1]:5", "A", "")] == ["a.b", "::1", "a", ""]
 

@@ -7,30 +7,23 @@ acknowledgement but does not turn it into a second delivery.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import Final
 
-from cloudq.brokers.base import Broker, Delivery, Refused, is_fifo
+from cloudq.brokers.base import Broker, Delivery, Refused
 from cloudq.errors import LeaseLost, NoDeadLetterQueue, OperationalError
 from cloudq.retry import backoff
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import Abandon, Ack, Bury, Release, Verdict
+from cloudq.worker.acks import Acks
 
 logger = logging.getLogger("cloudq.worker")
 
-#: Seconds that an acknowledgement waits for company.
-LINGER: Final = 0.005
-BATCH: Final = 10
 #: Acknowledgements in flight at once.
-ACKERS: Final = 6
-#: So many may wait before the places of those that come then stay taken until they are through: a worker whose
-#: acknowledgements fail must not go on receiving, or it would end up holding more than it can renew.
-CROWD: Final = 100
+ACKERS: Final = 12
 #: A message that nowhere takes: left alone this long before it is tried again (seconds).
 NOWHERE: Final = 900.0
 
@@ -45,21 +38,13 @@ class Disposal:
         #: Told the bodies of messages that are deleted for good: what they point to may go too.
         self._gone = gone
         self._leases = leases
+        self._acks = Acks(ACKERS)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        #: Wakes who watches the acknowledgements that wait for company.
-        self._lingering = threading.Condition(self._lock)
-        #: queue -> (what is to be acknowledged, since when the first of it waits for company: inf, when it is ripe)
-        self._acks: dict[str, tuple[list[Delivery], float]] = {}
-        #: Queues of which there is something to acknowledge now; None ends one of those who do.
-        self._ripe: SimpleQueue[str | None] = SimpleQueue()
-        #: Nobody looks at the clock for what waits: nothing does, or all of it is ripe.
-        self._unwatched = False
-        #: Acknowledgements handed in and not through yet; and whom to tell of a place that is free then.
-        self._waiting = 0
-        self._owed: dict[str, Callable[[], None]] = {}
+        #: Wakes who gives back and buries.
+        self._returns = threading.Condition(self._lock)
         self._others: list[tuple[Delivery, Release | Bury]] = []
-        self._urgent = False
+        self._flushing = 0
         self._busy = 0
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -71,7 +56,7 @@ class Disposal:
     def start(self) -> None:
         """Begin. Several threads acknowledge, so that a slow line or a queue in trouble holds up nobody."""
         loops = [(self._ack_loop, f"cloudq-acks-{n}") for n in range(1, ACKERS + 1)]
-        own = ((self._linger_loop, "cloudq-lingering"), (self._other_loop, "cloudq-returns"))
+        own = ((self._acks.linger, "cloudq-lingering"), (self._other_loop, "cloudq-returns"))
         for target, name in (*loops, *own):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -80,111 +65,55 @@ class Disposal:
     def apply(self, delivery: Delivery, verdict: Verdict, free: Callable[[], None] = lambda: None) -> None:
         """Have the verdict carried out; ``free`` is called when another message may take its place."""
         if isinstance(verdict, Ack) and not verdict.already:
-            if self._queue_ack(delivery, free):
+            if self._acks.add(delivery, free):
                 return
         elif isinstance(verdict, Abandon | Ack):
             self._leases.remove(delivery)
         else:
             with self._changed:
                 self._others.append((delivery, verdict))
-                self._changed.notify_all()
+                self._returns.notify()
         free()
-
-    def _queue_ack(self, delivery: Delivery, free: Callable[[], None]) -> bool:
-        """True when its place stays taken until it is acknowledged."""
-        queue = delivery.queue
-        with self._lock:
-            found = self._acks.get(queue)
-            if found is None:
-                found = self._acks[queue] = ([], time.monotonic())
-                self._watch()
-            found[0].append(delivery)
-            if len(found[0]) % BATCH == 0 or (is_fifo(queue) and len(found[0]) == 1):
-                self._ripe.put(queue)
-            self._waiting += 1
-            if self._waiting <= CROWD:
-                return False
-            self._owed[delivery.receipt] = free
-            return True
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything handed in so far is done; False when time ran out."""
         deadline = time.monotonic() + timeout
+        self._acks.hurry(True)
         with self._changed:
-            self._urgent = True
-            self._lingering.notify()
-            self._changed.notify_all()
-            while self._acks or self._others or self._busy:
+            self._flushing += 1
+            while not (done := not (self._acks.busy() or self._others or self._busy)):
                 rest = deadline - time.monotonic()
-                if rest <= 0 or not self._changed.wait(rest):
+                if rest <= 0:
                     break
-            self._urgent = False
-            return not (self._acks or self._others or self._busy)
+                self._changed.wait(min(rest, 0.05))  # what is handed in meanwhile tells nobody
+            self._flushing -= 1
+        self._acks.hurry(False)
+        return done
 
     def close(self) -> None:
         """Stop the threads; what is not done stays undone and will be delivered again."""
         with self._changed:
             self._closed = True
-            self._lingering.notify()
             self._changed.notify_all()
+            self._returns.notify()
+        self._acks.close()
         for each in self._threads:
             each.join(2.0)
 
     # --- acknowledgements ---------------------------------------------------------------------
 
     def _ack_loop(self) -> None:
-        while (queue := self._ripe.get()) is not None:
-            deliveries = self._taken(queue)
-            if not deliveries:
-                continue
-            self._guarded(partial(self._ack, queue, deliveries), "acknowledging")
-            with self._changed:
-                self._busy -= 1
-                self._waiting -= len(deliveries)
-                freed = [self._owed.pop(each.receipt) for each in deliveries if each.receipt in self._owed]
-                self._changed.notify_all()
-            for free in freed:
-                free()
-
-    def _taken(self, queue: str) -> list[Delivery]:
-        """A batch of what waits; nothing, when another has come first."""
-        with self._lock:
-            waiting, _ = self._acks.pop(queue, ([], 0.0))
-            taken, left = waiting[:BATCH], waiting[BATCH:]
-            if taken:
-                self._busy += 1
-            if left:
-                ripe = len(left) >= BATCH or is_fifo(queue)
-                self._acks[queue] = (left, math.inf if ripe else time.monotonic())
-                if ripe:
-                    self._ripe.put(queue)
-                else:
-                    self._watch()
-            return taken
-
-    def _watch(self) -> None:
-        """Somebody has to look when the company's time is up. Under the lock."""
-        if self._unwatched:
-            self._unwatched = False
-            self._lingering.notify()
-
-    def _linger_loop(self) -> None:
-        """Have what waited for company long enough acknowledged; full batches need no watching."""
-        with self._lock:
-            while not self._closed:
-                now, rest = time.monotonic(), math.inf
-                for queue, (waiting, since) in self._acks.items():
-                    if since < math.inf and (self._urgent or since + LINGER <= now):
-                        self._acks[queue] = (waiting, math.inf)
-                        self._ripe.put(queue)
-                    else:
-                        rest = min(rest, since + LINGER - now)
-                self._unwatched = rest == math.inf
-                self._lingering.wait(None if self._unwatched else rest)
-            for queue in self._acks:
-                self._ripe.put(queue)
-            for _ in range(ACKERS):
-                self._ripe.put(None)
+        while (line := self._acks.call()) is not None:
+            again = False
+            while deliveries := self._acks.take(line, again):
+                again = True
+                self._guarded(partial(self._ack, line.queue, deliveries), "acknowledging")
+                freed = self._acks.done(deliveries)
+                if self._flushing:
+                    with self._changed:
+                        self._changed.notify_all()
+                for free in freed:
+                    free()
 
     def _ack(self, queue: str, deliveries: list[Delivery]) -> None:
         def once(batch: list[Delivery]) -> list[Refused]:
@@ -200,6 +129,9 @@ class Disposal:
             )
         with self._changed:
             self.acked += len(deliveries) - len(refused)
+        if not refused:
+            self._gone([each.body for each in deliveries])
+            return
         kept = {each.delivery.receipt for each in refused}
         self._gone([each.body for each in deliveries if each.receipt not in kept])
 
@@ -218,6 +150,10 @@ class Disposal:
             except OperationalError as error:
                 logger.warning("%s %d messages of %s: %s; trying again", what, len(deliveries), queue, error)
                 refused = [Refused(each, "Unavailable", str(error), False) for each in deliveries]
+            if not refused:
+                for each in deliveries:
+                    self._leases.remove(each)
+                return final
             again = {each.delivery.receipt: each for each in refused if not each.lost}
             final += [each for each in refused if each.lost]
             for each in deliveries:
@@ -255,7 +191,7 @@ class Disposal:
             while not self._others:
                 if self._closed:
                     return None
-                self._changed.wait()
+                self._returns.wait()
             taken, self._others = self._others, []
             self._busy += 1
             return taken

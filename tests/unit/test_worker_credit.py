@@ -60,9 +60,16 @@ def test_two_polls_at_once_are_not_given_the_same_places(clock: Hands) -> None:
     first, second, third = lane.ask(10), lane.ask(10), lane.ask(10)
 
     assert first is not None
-    assert first.more
     assert second is not None
     assert (first.count, second.count, third) == (10, 2, None)
+
+
+def test_a_poll_gets_company_while_half_of_the_places_are_free(clock: Hands) -> None:
+    lane = Credit(40, monotonic=clock).lane()
+    capped = Credit(400, monotonic=clock).lane(most=40)
+    for each in (lane, capped):
+        asks = [each.ask(10) for _ in range(4)]
+        assert [ask is not None and ask.more for ask in asks] == [True, True, False, False]
 
 
 def test_a_poll_that_waits_for_an_empty_queue_blocks_nobody(clock: Hands) -> None:
@@ -388,7 +395,33 @@ def test_a_poll_waits_a_moment_for_places_that_are_about_to_be_free(clock: Hands
     ask = lane.ask(10)
 
     assert ask is not None
-    assert (ask.count, naps) == (10, [GATHER])
+    assert ask.count == 10
+    assert len(naps) == 1
+    assert 0.0004 < naps[0] < GATHER  # until half of what it holds is done
+
+
+def test_a_poll_waits_for_several_at_once_where_much_is_held(clock: Hands) -> None:
+    naps: list[float] = []
+    credit = Credit(1, monotonic=clock, ahead=120, sleep=naps.append)
+    lane = credit.lane()
+    for _ in range(2_000):  # up to ten a millisecond: 50 places are held ahead for 5 ms
+        ask = lane.ask(10)
+        clock.now += 0.001
+        if ask is not None:
+            lane.answer(ask, ask.count)
+            lane.give(min(lane.held, 10))
+    assert 40 <= credit.limit <= 121
+    while (room := credit.room(lane, clock.now)) >= 10:
+        assert poll(lane, 10) == 10
+    if not room:
+        lane.give()
+        room = 1
+    naps.clear()
+    asked = lane.ask(10)
+
+    assert asked is not None
+    assert len(naps) == 1
+    assert naps[0] >= (10 - room) / 10_000
 
 
 def test_a_poll_does_not_wait_for_places_that_take_longer(clock: Hands) -> None:

@@ -14,8 +14,9 @@ from cloudq.clock import SYSTEM_CLOCK
 from cloudq.errors import NoDeadLetterQueue, ServiceUnavailable, UnknownScheme
 from cloudq.runtime.heartbeat import Leases
 from cloudq.runtime.verdict import ABANDON, ACK, Ack, Bury, Release
+from cloudq.worker.acks import CROWD
 from cloudq.worker.cores import cores
-from cloudq.worker.disposal import CROWD, Disposal
+from cloudq.worker.disposal import Disposal
 from cloudq.worker.groups import Groups
 from cloudq.worker.waiting import Waiting
 

@@ -72,9 +72,8 @@ class Acks:
         if crowded:
             self._owed[delivery.receipt] = free
         line.waiting.append(delivery)
-        if (
-            line.since is None
-        ):  # read after it was added: whoever takes the last one looks once more after saying so
+        # Read after it was added: whoever takes the last one says so, and then looks once more.
+        if line.since is None:
             self._notice(line)
         elif len(line.waiting) == MANY:
             self._calls.put(line)

@@ -1,6 +1,12 @@
 """The pytest plugin in projects of its users, run by a pytest of their own."""
 
+import contextlib
+import importlib
+import pkgutil
+
 import pytest
+
+import cloudq
 
 pytest_plugins = ["pytester"]
 
@@ -27,6 +33,19 @@ def test_z_untouched():
     assert type(app.clock).__name__ == "SystemClock"
     app.conf.broker_url = "memory://"  # refused while the app has it open
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> None:
+    """All of cloudq, before pytester notes what is loaded.
+
+    It unloads afterwards what its pytest has loaded: later tests in this process would get those modules anew, with
+    classes and constants (the stores' ABSENT) that are not those which the modules loaded earlier know.
+    """
+    for each in pkgutil.walk_packages(cloudq.__path__, "cloudq."):
+        if not each.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(each.name)
 
 
 @pytest.fixture

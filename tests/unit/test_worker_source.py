@@ -60,7 +60,7 @@ class Intake:
         )
 
     def until(self, check: Callable[[], bool], supervise: bool = False) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not check():
             assert time.monotonic() < deadline, (self.got, self.broker.asked)
             if supervise:
@@ -98,8 +98,15 @@ def test_no_poll_without_credit() -> None:
 
 
 def test_errors_are_waited_out() -> None:
-    with Intake(Polled([ServiceUnavailable("away"), [delivery("1")]])) as intake:
+    seen = threading.Event()
+
+    def found() -> list[Delivery]:
+        seen.wait(30)
+        return [delivery("1")]
+
+    with Intake(Polled([ServiceUnavailable("away"), found])) as intake:
         intake.until(lambda: intake.source.last_error is not None)
+        seen.set()
         intake.until(lambda: intake.got == ["1"])
         assert intake.source.last_error is None
 

@@ -136,7 +136,9 @@ def account(scene: Scene, app: CloudQ, ids: list[str], requests: dict[str, int],
     dead = app.broker.describe(scene.queue).dead_letter_queue or ""
     if app.broker.depth(dead).total:
         buried = app.broker.receive(dead, 10, 0.0, 30.0)
-        raise AssertionError(f"buried: {[(each.body, each.attributes, each.receive_count) for each in buried]}")
+        raise AssertionError(
+            f"buried: {[(each.body, each.attributes, each.receive_count) for each in buried]}"
+        )
     runs = scene.runs("end")
     again = sum(Counter(each.task_id for each in runs).values()) - len(ids)
     assert {each.task_id for each in runs} == set(ids)

@@ -268,8 +268,10 @@ def test_every_page_and_an_action_each(
 
 
 def test_on_a_phone_no_page_is_wider_than_the_screen(
-    chromium: Any, page: Any, url: str, picture: Callable[..., None]
+    chromium: Any, page: Any, url: str, app: CloudQ, picture: Callable[..., None]
 ) -> None:
+    app.send_task("shop.mail.send", ("ada@example.org", "welcome"), queue="mail").get(timeout=60)
+    eventually("the pages have something to show", lambda: app.history.query().entries)
     page.set_viewport_size({"width": 375, "height": 760})
     for path in (
         "/",

@@ -7,7 +7,7 @@ import weakref
 from contextlib import AsyncExitStack
 from typing import Any
 
-from cloudq.aws.boto import worth_another_try
+from cloudq.aws.boto import refuse_half, worth_another_try
 from cloudq.aws.errors import from_botocore
 from cloudq.aws.options import LOCAL_REGION, OWN_ATTEMPTS, OWN_BACKOFF, config_options, is_slow
 from cloudq.aws.port import Answer, Call
@@ -73,6 +73,7 @@ class AioPort:
 
         client = await self._client(call.service, is_slow(call))
         answer: dict[str, Any] = await getattr(client, xform_name(call.operation))(**call.params)
+        refuse_half(call, answer)
         body = answer.get("Body")
         if body is not None and hasattr(body, "read"):
             answer["Body"] = await _read(body)

@@ -10,7 +10,8 @@ import weakref
 from cloudq.aws import awsjson
 from cloudq.aws.http1 import AnswerReader, BrokenAnswer, HttpAnswer
 from cloudq.aws.identity import Endpoint, Identity
-from cloudq.aws.lean import needs_proxy, sdk_is_mocked, tls_context
+from cloudq.aws.lean import needs_proxy, tls_context
+from cloudq.aws.mock import sdk_is_mocked
 from cloudq.aws.options import CONNECT_TIMEOUT, POOL_SIZE
 from cloudq.aws.port import Answer, AsyncPort, Call, Pause
 from cloudq.aws.quota import RetryQuota

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from cloudq.aws.errors import from_botocore, is_throttled
 from cloudq.aws.identity import RENEW_PAUSE
+from cloudq.aws.mock import sdk_is_mocked
 from cloudq.aws.options import LOCAL_REGION, OWN_ATTEMPTS, OWN_BACKOFF, config_options, is_slow
 from cloudq.aws.port import Answer, Call
 from cloudq.clock import SYSTEM_CLOCK, Clock
 from cloudq.errors import CredentialsError, ImproperlyConfigured
 from cloudq.retry import backoff
+
+#: Services whose answers always tell their length.
+_TOLD: Final = ("dynamodb", "s3", "sqs")
 
 
 class _Clients:
@@ -142,6 +146,7 @@ class BotoPort:
     def _once(self, call: Call) -> Answer:
         method = self._clients().method(call.service, call.operation, is_slow(call))
         answer: dict[str, Any] = method(**call.params)
+        refuse_half(call, answer)
         body = answer.get("Body")
         if body is not None and hasattr(body, "read"):
             with body:
@@ -151,6 +156,26 @@ class BotoPort:
     def close(self) -> None:
         """See ``Port.close``."""
         self._clients().close()
+
+
+def refuse_half(call: Call, answer: Mapping[str, Any]) -> None:
+    """Raise ResponseStreamingError for an answer that broke off before its length was told.
+
+    ``http.client`` takes the end of a connection for the end of the head, so that botocore hands over an answer whose head was
+    cut in two as a whole one, with nothing in it: an object without a byte, an item that is not there.
+    """
+    from botocore.exceptions import ResponseStreamingError
+
+    meta = answer.get("ResponseMetadata", {})
+    if (
+        call.service not in _TOLD or meta.get("HTTPStatusCode") != 200 or sdk_is_mocked()
+    ):  # moto tells no lengths
+        return
+    headers = meta.get("HTTPHeaders", {})
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        if hasattr(answer.get("Body"), "close"):
+            answer["Body"].close()
+        raise ResponseStreamingError(error="the head of the answer broke off")
 
 
 def worth_another_try(error: Exception) -> bool:

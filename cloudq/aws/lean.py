@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 import threading
 from collections.abc import Collection
 
@@ -17,6 +16,7 @@ from cloudq.aws import awsjson
 from cloudq.aws.connection import Connection, Connections
 from cloudq.aws.http1 import BrokenAnswer, HttpAnswer
 from cloudq.aws.identity import Endpoint, Identity
+from cloudq.aws.mock import sdk_is_mocked
 from cloudq.aws.options import POOL_SIZE
 from cloudq.aws.port import Answer, Call, Pause, Port
 from cloudq.aws.quota import RetryQuota
@@ -166,12 +166,6 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
         raise ImproperlyConfigured(
             f"the CA bundle {bundle} cannot be read ({error}); check AWS_CA_BUNDLE and ca_bundle"
         ) from error
-
-
-def sdk_is_mocked() -> bool:
-    """Does moto stand in for AWS inside this process? It catches what goes through botocore only."""
-    moto = sys.modules.get("moto.core.models")
-    return moto is not None and bool(moto.botocore_stubber.enabled)
 
 
 def needs_proxy(endpoint: Endpoint) -> bool:

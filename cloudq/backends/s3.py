@@ -28,7 +28,13 @@ from cloudq.backends.blob import (
 )
 from cloudq.backends.names import check_prefix
 from cloudq.clock import SYSTEM_CLOCK, Clock
-from cloudq.errors import AccessDenied, ImproperlyConfigured, StoreNotFound, ValueTooLarge
+from cloudq.errors import (
+    AccessDenied,
+    ImproperlyConfigured,
+    ServiceUnavailable,
+    StoreNotFound,
+    ValueTooLarge,
+)
 from cloudq.url import Url
 
 #: A conflict is looked at before it is reported, to know our own writes again: so the entry is known.
@@ -109,7 +115,7 @@ class S3Bucket:
             ):  # of an empty object there is no first byte
                 return Blob(b"", "")
             raise
-        return Blob(bytes(answer["Body"]), str(answer["ETag"]))
+        return Blob(bytes(answer["Body"]), self._version(answer))
 
     def _put(self, put: Put) -> Operation[str]:
         params: dict[str, Any] = {
@@ -122,7 +128,14 @@ class S3Bucket:
         elif put.when == "tag":
             params["IfMatch"] = put.tag
         answer = yield from self._conditional("PutObject", params, put.when != "always")
-        return str(answer["ETag"])
+        return self._version(answer)
+
+    def _version(self, answer: Answer) -> str:
+        """Raises ServiceUnavailable where it is missing: the answer broke off, and botocore took what there was for all."""
+        tag = answer.get("ETag")
+        if not tag:
+            raise ServiceUnavailable(f"S3 gave no ETag: its answer about {self.place} broke off; try again")
+        return str(tag)
 
     def _remove(self, remove: Remove) -> Operation[None]:
         params = {"Key": remove.name}

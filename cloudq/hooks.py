@@ -40,6 +40,8 @@ RUNS: Final = frozenset({"task_received", "task_prerun", "task_postrun", "task_s
 
 #: Listeners of all apps of this process, by point: ``cloudq.signals`` puts its own here.
 EVERYWHERE: dict[str, list[Listener]] = {}
+#: Those of them that listen to runs.
+RUNS_EVERYWHERE: dict[str, list[Listener]] = {}
 
 
 class Hooks:
@@ -47,7 +49,7 @@ class Hooks:
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
-        #: Those of runs. While this and ``EVERYWHERE`` are empty a run need not ask for each of its points.
+        #: Those of runs. While this and ``RUNS_EVERYWHERE`` are empty a run need not ask for each of its points.
         self.of_runs: dict[str, list[Listener]] = {}
         #: Where a worker's events go besides what its settings name (``cloudq.monitoring.feed.Sink``).
         self.sinks: list[Any] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from cloudq import states
-from cloudq.hooks import EVERYWHERE
+from cloudq.hooks import EVERYWHERE, RUNS, RUNS_EVERYWHERE
 
 Receiver = Callable[..., Any]
 
@@ -79,6 +79,8 @@ class Signal:
             listeners = EVERYWHERE.setdefault(self._point, [])
             if self._listen not in listeners:
                 listeners.append(self._listen)
+            if self._point in RUNS:
+                RUNS_EVERYWHERE[self._point] = listeners
         return receiver
 
     def disconnect(
@@ -93,6 +95,7 @@ class Signal:
             listeners.remove(self._listen)
             if not listeners:  # nothing there is what tells runs that nobody listens
                 del EVERYWHERE[self._point]
+                RUNS_EVERYWHERE.pop(self._point, None)
         return found
 
     def has_listeners(self, sender: Any = None) -> bool:

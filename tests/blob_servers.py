@@ -8,6 +8,7 @@ import json
 import shutil
 import sysconfig
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,14 +45,18 @@ def fake_gcs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def make_gcs_bucket(url: str, name: str) -> None:
-    """Create a bucket on the fake server."""
+    """Create a bucket on the fake server, unless it is there."""
     request = urllib.request.Request(
         f"{url}/storage/v1/b?project=test",
         json.dumps({"name": name}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
-        pass
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code != 409:
+            raise
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from cloudq.conf import Conf
 from cloudq.errors import CloudQError, OperationalError
 from cloudq.execution.batch import acall_one, call_one
 from cloudq.execution.outcome import Outcome
-from cloudq.hooks import EVERYWHERE, Hooks
+from cloudq.hooks import RUNS_EVERYWHERE, Hooks
 from cloudq.message import Envelope
 from cloudq.pools.base import Cancelled, Died, Returned, TimedOut, Watch
 from cloudq.registry import Registry
@@ -103,7 +103,7 @@ class Lifecycle:
             finally:
                 if ready.admitted is not NOTHING:
                     self.leave(ready)
-                if (self._heard or EVERYWHERE) and self._hooks.wants("task_settled"):
+                if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_settled"):
                     self.over(delivery)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the message must not be lost
             return self.stumbled(delivery, error)
@@ -137,7 +137,7 @@ class Lifecycle:
 
     def over(self, delivery: Delivery) -> None:
         """Tell the hooks that nothing more is done for this delivery."""
-        if (self._heard or EVERYWHERE) and self._hooks.wants("task_settled"):
+        if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_settled"):
             self._hooks.fire("task_settled", delivery=delivery)
 
     def hurry(self) -> None:
@@ -204,12 +204,12 @@ class Lifecycle:
 
     def before(self, ready: Ready) -> None:
         """Tell the hooks that it starts."""
-        if (self._heard or EVERYWHERE) and self._hooks.wants("task_prerun"):
+        if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_prerun"):
             self._hooks.fire("task_prerun", task=ready.task, request=ready.request)
 
     def after(self, ready: Ready, outcome: Outcome) -> Outcome:
         """Tell the hooks that it ended."""
-        if (self._heard or EVERYWHERE) and self._hooks.wants("task_postrun"):
+        if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_postrun"):
             self._hooks.fire("task_postrun", task=ready.task, request=ready.request, outcome=outcome)
         return outcome
 

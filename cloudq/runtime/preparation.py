@@ -17,7 +17,7 @@ from cloudq.conf import Conf
 from cloudq.delays import hop
 from cloudq.errors import InvalidArguments, MessageError, OperationalError, PayloadMissing, TaskRevokedError
 from cloudq.execution.outcome import Outcome
-from cloudq.hooks import EVERYWHERE, Hooks
+from cloudq.hooks import RUNS_EVERYWHERE, Hooks
 from cloudq.message import Envelope
 from cloudq.outgoing import IGNORE_RESULT
 from cloudq.registry import Registry
@@ -92,7 +92,7 @@ class Preparation:
             return self._without_payload(delivery, error)
         except MessageError as error:
             return self.bury(delivery, error)
-        if (self._heard or EVERYWHERE) and self._hooks.wants("task_received"):
+        if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_received"):
             self._hooks.fire("task_received", delivery=delivery, envelope=envelope)
         if (refused := self._not_now(delivery, envelope)) is not None:
             return refused
@@ -105,7 +105,7 @@ class Preparation:
     def at_once(self, delivery: Delivery) -> Ready | None:
         """A run that may begin without anybody being asked, for drivers whose thread must not wait; None: it takes
         ``prepare``, which may. What is long, and listeners to hooks, are taken to be slow."""
-        if self._heard or EVERYWHERE or len(delivery.body) > LONG or not self._settler.holds(delivery):
+        if self._heard or RUNS_EVERYWHERE or len(delivery.body) > LONG or not self._settler.holds(delivery):
             return None
         envelope = self._codec.decode_at_once(delivery.body, delivery.message_id, sent_at=delivery.sent_at)
         if envelope is None or envelope.headers or envelope.expires is not None or envelope.eta is not None:

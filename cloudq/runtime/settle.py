@@ -18,7 +18,7 @@ from cloudq.clock import Clock
 from cloudq.conf import Conf
 from cloudq.errors import ImproperlyConfigured, Reject, Replace, SerializationError, ValueTooLarge
 from cloudq.execution.outcome import Outcome
-from cloudq.hooks import EVERYWHERE, Hooks
+from cloudq.hooks import RUNS_EVERYWHERE, Hooks
 from cloudq.message import Envelope
 from cloudq.producer import Producer
 from cloudq.results.push import REPLY_TO, announcement
@@ -84,7 +84,7 @@ class Settler:
         """Does ``settle`` wait for nobody: is there nothing to write or to send, and nobody to be told?"""
         return (
             outcome.state == states.SUCCESS
-            and not (self._heard or EVERYWHERE)
+            and not (self._heard or RUNS_EVERYWHERE)
             and not ready.envelope.headers
             and ready.admitted.claim is None
             and not self._stores(ready, outcome)
@@ -385,7 +385,7 @@ class Settler:
         if outcome.state == states.SUCCESS:
             if logger.isEnabledFor(logging.INFO):
                 logger.info("task %s succeeded in %.3f s", label(ready.envelope), outcome.runtime)
-            if (self._heard or EVERYWHERE) and self._hooks.wants("task_succeeded"):
+            if (self._heard or RUNS_EVERYWHERE) and self._hooks.wants("task_succeeded"):
                 self._hooks.fire("task_succeeded", task=ready.task, request=ready.request, outcome=outcome)
             return
         name, error = label(ready.envelope), outcome.error

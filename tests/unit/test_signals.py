@@ -10,7 +10,7 @@ import pytest
 from cloudq import CloudQ, Reject, signals
 from cloudq.brokers.base import Message
 from cloudq.errors import CloudQError
-from cloudq.hooks import EVERYWHERE, POINTS
+from cloudq.hooks import EVERYWHERE, POINTS, RUNS_EVERYWHERE
 from cloudq.signals import Signal
 from cloudq.testing import sandbox
 from cloudq.testing.box import Sandbox
@@ -42,7 +42,9 @@ def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in ALL:
         monkeypatch.setattr(each, "_receivers", [])
     for point in list(EVERYWHERE):
-        monkeypatch.setitem(EVERYWHERE, point, [])
+        monkeypatch.delitem(EVERYWHERE, point)
+    for point in list(RUNS_EVERYWHERE):
+        monkeypatch.delitem(RUNS_EVERYWHERE, point)
 
 
 @pytest.fixture
@@ -179,6 +181,22 @@ def test_a_receiver_is_connected_once_and_what_it_raises_is_logged(
 
 def test_nobody_connected_costs_a_look_in_a_dictionary() -> None:
     assert not EVERYWHERE
+    assert not RUNS_EVERYWHERE
+
+
+def test_who_listens_to_processes_costs_no_run_a_look() -> None:
+    def heard(**_: Any) -> None:
+        raise AssertionError("no process was started")
+
+    signals.worker_process_init.connect(heard)
+    assert EVERYWHERE
+    assert not RUNS_EVERYWHERE
+    signals.task_prerun.connect(heard)
+    assert list(RUNS_EVERYWHERE) == ["task_prerun"]
+    assert signals.task_prerun.disconnect(heard)
+    assert signals.worker_process_init.disconnect(heard)
+    assert not EVERYWHERE
+    assert not RUNS_EVERYWHERE
 
 
 def test_the_life_of_a_worker(ear: Ear) -> None:

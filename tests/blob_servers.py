@@ -86,10 +86,14 @@ def running_azurite(folder: Path) -> Iterator[str]:
 
 
 def make_azure_container(connection_string: str, name: str) -> None:
-    """Create a container on azurite."""
+    """Create a container on azurite, unless it is there."""
+    from azure.core.exceptions import ResourceExistsError
     from azure.storage.blob import ContainerClient
 
-    with ContainerClient.from_connection_string(connection_string, name) as client:
+    with (
+        ContainerClient.from_connection_string(connection_string, name) as client,
+        contextlib.suppress(ResourceExistsError),
+    ):
         client.create_container()
 
 

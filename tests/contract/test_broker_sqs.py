@@ -36,6 +36,9 @@ class TestBotoOnMoto(BrokerContract):
     def test_racing_senders_and_receivers_lose_nothing(self, broker: SqsBroker, queue: str) -> None:
         pytest.skip("moto now and then gives one message to two receivers at once")
 
+    def test_racing_receivers_never_get_the_same_message(self, broker: SqsBroker, queue: str) -> None:
+        pytest.skip("moto now and then gives one message to two receivers at once")
+
 
 class TestLeanOnMinistack(BrokerContract):
     @pytest.fixture(scope="class")

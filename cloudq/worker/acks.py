@@ -80,8 +80,9 @@ class Acks:
         return crowded
 
     def busy(self) -> bool:
-        """Does anything wait, or is it under way? Under no lock: for those who look again."""
-        return self._flying > 0 or any(line.waiting for line in tuple(self._lines.values()))
+        """Does anything wait, or is it under way?"""
+        with self._lock:  # what is taken is for a moment neither
+            return self._flying > 0 or any(line.waiting for line in tuple(self._lines.values()))
 
     def hurry(self, urgent: bool) -> None:
         """Nothing waits for company, until told otherwise."""
@@ -163,7 +164,7 @@ class Acks:
                         rest = min(rest, since + LINGER - now)
                 self._unwatched = rest == math.inf
                 self._lingering.wait(None if self._unwatched else rest)
-            for line in self._lines.values():
+            for line in tuple(self._lines.values()):
                 self._calls.put(line)
             for _ in range(self._helpers):
                 self._calls.put(None)

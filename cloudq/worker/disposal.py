@@ -129,9 +129,6 @@ class Disposal:
             )
         with self._changed:
             self.acked += len(deliveries) - len(refused)
-        if not refused:
-            self._gone([each.body for each in deliveries])
-            return
         kept = {each.delivery.receipt for each in refused}
         self._gone([each.body for each in deliveries if each.receipt not in kept])
 
@@ -150,10 +147,6 @@ class Disposal:
             except OperationalError as error:
                 logger.warning("%s %d messages of %s: %s; trying again", what, len(deliveries), queue, error)
                 refused = [Refused(each, "Unavailable", str(error), False) for each in deliveries]
-            if not refused:
-                for each in deliveries:
-                    self._leases.remove(each)
-                return final
             again = {each.delivery.receipt: each for each in refused if not each.lost}
             final += [each for each in refused if each.lost]
             for each in deliveries:

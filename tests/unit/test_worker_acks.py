@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from cloudq.brokers.base import Delivery
@@ -130,6 +131,33 @@ def test_hurry_lets_nothing_wait() -> None:
         assert acks.busy()
         assert acks.done(acks.take(line, again=True)) == []
         assert not acks.busy()
+
+
+def test_what_is_just_being_taken_is_not_through() -> None:
+    """A worker that stops must not take it for acknowledged."""
+    acks = Acks(1)
+    seen: list[bool] = []
+
+    class Slow(deque[Delivery]):
+        def popleft(self) -> Delivery:
+            found = super().popleft()
+            looking = threading.Thread(target=lambda: seen.append(acks.busy()))
+            looking.start()
+            looking.join(0.2)  # it may wait until all is taken
+            threads.append(looking)
+            return found
+
+    threads: list[threading.Thread] = []
+    acks.add(delivery(1, "q.fifo"), nobody)
+    line = acks.call()
+    assert line is not None
+    line.waiting = Slow(line.waiting)
+    taken = acks.take(line, again=False)
+    for each in threads:
+        each.join(30)
+    assert seen == [True]
+    acks.done(taken)
+    assert not acks.busy()
 
 
 def test_at_the_end_everybody_goes_home() -> None:

@@ -167,9 +167,8 @@ def refuse_half(call: Call, answer: Mapping[str, Any]) -> None:
     from botocore.exceptions import ResponseStreamingError
 
     meta = answer.get("ResponseMetadata", {})
-    if (
-        call.service not in _TOLD or meta.get("HTTPStatusCode") != 200 or sdk_is_mocked()
-    ):  # moto tells no lengths
+    # moto inside this process tells no lengths
+    if call.service not in _TOLD or meta.get("HTTPStatusCode") != 200 or sdk_is_mocked():
         return
     headers = meta.get("HTTPHeaders", {})
     if "content-length" not in headers and "transfer-encoding" not in headers:

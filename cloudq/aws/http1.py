@@ -115,9 +115,9 @@ class AnswerReader:
         headers = self._headers = {}
         for line in lines[1:]:
             raw, colon, value = line.partition(":")
-            name = _NAMES.get(raw) or _name(raw, line)
             if not colon:
                 raise BrokenAnswer(f"an answer with the header line {line[:80]!r}")
+            name = _NAMES.get(raw) or _name(raw, line)
             value = value.strip()
             if name == "content-length" and headers.get(name, value) != value:
                 raise BrokenAnswer("an answer with two lengths")

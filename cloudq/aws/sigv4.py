@@ -27,31 +27,13 @@ class Credentials(NamedTuple):
 
 
 class Signer:
-    """Signs requests to one service in one region. Thread-safe."""
+    """The day's keys for one service in one region. Thread-safe."""
 
     def __init__(self, service: str, region: str) -> None:
         self._service = service
         self._region = region
         #: (secret, day) -> (scope, key); replaced as a whole, so that threads need no lock.
         self._day: tuple[tuple[str, str], tuple[str, Key]] = (("", ""), ("", Key(b"")))
-
-    def authorization(
-        self,
-        credentials: Credentials,
-        timestamp: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        *,
-        method: str = "POST",
-        path: str = "/",
-    ) -> str:
-        """The ``Authorization`` header's value.
-
-        ``headers`` are all that are signed, names in lower case, ``host`` and ``x-amz-date`` (the
-        ``timestamp``) among them; ``path`` is percent-encoded already.
-        """
-        others = {name: value for name, value in headers.items() if name != "x-amz-date"}
-        return Signature(self, credentials, others, method, path).of(timestamp, body)
 
     def key(self, secret: str, day: str) -> tuple[str, Key]:
         """The credential scope of that day (``20261121``), and the key for it."""
@@ -69,7 +51,8 @@ class Signer:
 class Signature:
     """What the signatures of requests that differ only in time and body have in common. Thread-safe.
 
-    ``headers`` are those that are signed, without ``x-amz-date``.
+    ``headers`` are those that are signed, names in lower case, ``host`` among them and ``x-amz-date`` not; ``path`` is
+    percent-encoded already.
     """
 
     __slots__ = ("_after", "_before", "_secret", "_signer", "_user", "_words")

@@ -243,9 +243,7 @@ class SqsOperations:
                 for n, (delivery, change) in pending.items()
             ]
             answer = yield from self._queues.call(queue, operation, {"Entries": entries})
-            if not answer.get("Failed"):
-                return refused
-            failed = {int(entry["Id"]): entry for entry in answer["Failed"]}
+            failed = {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
             last = attempt == ENTRY_ATTEMPTS
             refused += [
                 _refused(pending[n][0], entry)
@@ -413,9 +411,6 @@ def _is_lost(code: str, text: str) -> bool:
 
 
 def _by_queue(changes: Sequence[Change], most: int) -> Iterator[tuple[str, Sequence[Change]]]:
-    if len(changes) <= most and len({change[0].queue for change in changes}) == 1:
-        yield changes[0][0].queue, changes
-        return
     queues: dict[str, list[Change]] = {}
     for change in changes:
         queues.setdefault(change[0].queue, []).append(change)

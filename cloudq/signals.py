@@ -9,6 +9,7 @@ task (a child of a prefork worker), the others in the worker's own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ __all__ = [
     "worker_shutdown",
     "worker_shutting_down",
 ]
+
+#: Signals of one point share its list of listeners: one change at a time.
+_changing: Final = threading.Lock()
 
 
 class Signal:
@@ -73,14 +77,15 @@ class Signal:
         if not callable(receiver):  # Celery's @signal.connect("sender") puts the sender here
             raise TypeError(f"{self.name}.connect takes a function, got {receiver!r}: use sender=")
         uid = dispatch_uid if dispatch_uid is not None else receiver
-        if not any((each[0], each[1]) == (uid, sender) for each in self._receivers):
-            self._receivers = [*self._receivers, (uid, sender, receiver)]
-        if self._point is not None:
-            listeners = EVERYWHERE.setdefault(self._point, [])
-            if self._listen not in listeners:
-                listeners.append(self._listen)
-            if self._point in RUNS:
-                RUNS_EVERYWHERE[self._point] = listeners
+        with _changing:
+            if not any((each[0], each[1]) == (uid, sender) for each in self._receivers):
+                self._receivers = [*self._receivers, (uid, sender, receiver)]
+            if self._point is not None:
+                listeners = EVERYWHERE.setdefault(self._point, [])
+                if self._listen not in listeners:
+                    listeners.append(self._listen)
+                if self._point in RUNS:
+                    RUNS_EVERYWHERE[self._point] = listeners
         return receiver
 
     def disconnect(
@@ -88,14 +93,15 @@ class Signal:
     ) -> bool:
         """Call it no more. False: it was not connected."""
         uid = dispatch_uid if dispatch_uid is not None else receiver
-        left = [each for each in self._receivers if (each[0], each[1]) != (uid, sender)]
-        found, self._receivers = len(left) < len(self._receivers), left
-        if self._point is not None and not left and self._listen in EVERYWHERE.get(self._point, ()):
-            listeners = EVERYWHERE[self._point]
-            listeners.remove(self._listen)
-            if not listeners:  # nothing there is what tells runs that nobody listens
-                del EVERYWHERE[self._point]
-                RUNS_EVERYWHERE.pop(self._point, None)
+        with _changing:
+            left = [each for each in self._receivers if (each[0], each[1]) != (uid, sender)]
+            found, self._receivers = len(left) < len(self._receivers), left
+            if self._point is not None and not left and self._listen in EVERYWHERE.get(self._point, ()):
+                listeners = EVERYWHERE[self._point]
+                listeners.remove(self._listen)
+                if not listeners:  # nothing there is what tells runs that nobody listens
+                    del EVERYWHERE[self._point]
+                    RUNS_EVERYWHERE.pop(self._point, None)
         return found
 
     def has_listeners(self, sender: Any = None) -> bool:

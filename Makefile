@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EMULATORS := .venv-ministack/.installed tests/emulators/node_modules/.installed
 
+# What `make test` runs, and in how many processes; CI runs the slow proofs with it, which mostly wait.
+TESTS ?= not slow
+JOBS ?= 3
+
 # Tests start hundreds of Python processes: where an environment forbids to keep what was compiled, each would
 # compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test slow compiled emulators proofs long fuzz lint types architecture audit checkov check clean bench
+.PHONY: help demo test slow compiled emulators long fuzz lint types architecture audit checkov check clean bench
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -42,7 +46,7 @@ tests/emulators/node_modules/.installed: tests/emulators/package.json
 	else echo "npm not found: the Azure tests will be skipped"; fi
 
 test: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Install what the tests need and run them all (but the slow proofs)
-	$(BIN)/pytest -q -n 3 --dist loadgroup -m "not slow"
+	$(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "$(TESTS)"
 
 slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the slow proofs: chaos and crash tests
 	$(BIN)/pytest -q -n 3 --dist loadgroup -m "slow and not long"
@@ -50,9 +54,6 @@ slow: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installe
 # Once, instead of once in each process that runs tests: assertions are rewritten, and everything is compiled.
 compiled: $(STAMP) ## Compile the tests
 	@$(BIN)/pytest -q --collect-only -m "not long" >/dev/null || $(BIN)/pytest -q --collect-only -m "not long"
-
-proofs: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run both at once: what waits beside what computes
-	$(BIN)/pytest -q -n 4 --dist loadgroup -m "not long"
 
 long: $(STAMP) .venv-ministack/.installed tests/emulators/node_modules/.installed ## Run the proofs that take minutes each, beyond CI's time
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m long

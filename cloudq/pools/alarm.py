@@ -10,6 +10,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from cloudq.errors import SoftTimeLimitExceeded
+from cloudq.pools.claim import Claim
 from cloudq.pools.strikes import Cancel, HardLimit, Stopped
 
 #: Seconds until the alarm looks again, when it went off inside ``begin``.
@@ -31,6 +32,9 @@ class AlarmWatch:
         self, quiet: tuple[Callable[..., Any], ...] = (), entering: tuple[Callable[..., Any], ...] = ()
     ) -> None:
         self.limit = 0.0
+        #: Of the job that is about to run, or runs; set by a pool that cancels.
+        self.claim: Claim | None = None
+        self._doomed: Claim | None = None
         self._armed = False
         self._live = False
         self._strike: type[BaseException] | None = None
@@ -45,12 +49,11 @@ class AlarmWatch:
     # --- the pool's side ----------------------------------------------------------------------
 
     def enter(self) -> None:
-        """A job starts. Main thread only."""
-        if self._strike is Cancel:  # it was for a job that had just ended
-            self._strike = None
+        """A job starts. Main thread only. Raises Cancel when it was cancelled before."""
         if signal.getsignal(signal.SIGALRM) != self._on_alarm:  # first job, or a task took the signal
             self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
         self._live = True
+        self._raise_cancel()
 
     def leave(self) -> None:
         """The job is over; nothing strikes from here on."""
@@ -63,9 +66,20 @@ class AlarmWatch:
             previous = self._previous if self._previous is not None else signal.SIG_DFL
             signal.signal(signal.SIGALRM, previous)
 
-    def interrupt(self, strike: type[BaseException] = Stopped) -> None:
-        """From another thread: throw Stopped (or Cancel) into the job that runs, if one does."""
-        self._strike = strike
+    def interrupt(self) -> None:
+        """From another thread: throw Stopped into the job that runs, if one does."""
+        self._strike = Stopped
+        self._ring()
+
+    def cancel(self, claim: Claim) -> bool:
+        """From another thread: throw Cancel into the job of that claim, if it runs or is about to."""
+        if self.claim is not claim:
+            return False
+        self._doomed = claim
+        self._ring()
+        return True
+
+    def _ring(self) -> None:
         # A task may have put its own handler (or none, which kills) in our place.
         if self._live and signal.getsignal(signal.SIGALRM) == self._on_alarm:
             main = threading.main_thread().ident
@@ -107,6 +121,11 @@ class AlarmWatch:
         if moments:  # zero would switch the timer off
             signal.setitimer(signal.ITIMER_REAL, max(1e-6, min(moments) - now))
 
+    def _raise_cancel(self) -> None:
+        doomed, self._doomed = self._doomed, None
+        if doomed is not None and doomed is self.claim:  # else: for a job that had just ended
+            raise Cancel
+
     def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
         code = frame.f_code if frame is not None else None
         if code in self._ending:
@@ -114,6 +133,8 @@ class AlarmWatch:
         if self._strike is not None and self._live:
             strike, self._strike = self._strike, None
             raise strike
+        if self._live:
+            self._raise_cancel()
         if not self._armed:
             if callable(self._previous):  # theirs, that was set while we hold the signal
                 self._previous(signum, frame)

@@ -25,6 +25,9 @@ UNREAD: Final = 18  # the job could not be read and was not run; the body says w
 ASK: Final = 19  # is the job that runs still wanted?
 EASED: Final = 20  # as RemoteWatch.eased
 
+#: After one of these the job is over, or as good as over.
+ENDING: Final = frozenset((END, LEAVING, REPLY, LOST, UNREAD))
+
 FLOAT: Final = struct.Struct("!d")
 NUMBER: Final = struct.Struct("!Q")  # jobs are counted from 1, per child
 YES: Final = b"\x01"
@@ -50,11 +53,26 @@ def pack(kind: int, body: bytes = b"") -> bytes:
     return _HEAD.pack(len(body), kind) + body
 
 
+def kinds(data: bytes) -> list[int]:
+    """The kinds of the frames that begin in ``data``, which begins with one."""
+    found, at = [], 0
+    while len(data) - at >= _HEAD.size:
+        size, kind = _HEAD.unpack_from(data, at)
+        found.append(kind)
+        at += _HEAD.size + size
+    return found
+
+
 class Frames:
     """Puts frames together again from what the socket gives."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
+
+    @property
+    def partial(self) -> bool:
+        """Has a frame come in part?"""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[tuple[int, Any]]:
         """The frames that are complete now, as ``(kind, body)``; bodies are bytes or bytearrays."""

@@ -102,6 +102,16 @@ class Place:
             if len(data) < _CHUNK:
                 return heard, True
 
+    def ending(self) -> bool:
+        """Does what it has said, and nobody has heard yet, end its job?"""
+        if self._frames.partial:
+            return True  # only replies are long enough to come in parts
+        try:
+            data = self.sock.recv(_CHUNK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return not frames.ENDING.isdisjoint(frames.kinds(data))
+
     # --- jobs ---------------------------------------------------------------------------------
 
     def give(self, data: bytes, done: Done, job: Any) -> bool:

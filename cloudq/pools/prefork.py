@@ -184,7 +184,7 @@ class PreforkPool:
     def _kill_for(self, job: Any) -> bool:
         for place in self._places:
             if place.running is not None and place.running.job is job:
-                if place.killed or not place.talks or self._said_more(place):
+                if place.killed or not place.talks or place.ending():
                     return False  # it has just ended, or is about to end anyway
                 place.kill("killed: its job was cancelled")
                 place.cancelled = True

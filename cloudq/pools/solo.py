@@ -13,7 +13,6 @@ from cloudq.pools.alarm import AlarmWatch
 from cloudq.pools.base import Active, Died, End, Returned, Runner, RunnerSpec
 from cloudq.pools.claim import Claim, Done
 from cloudq.pools.guard import attempt, guarded
-from cloudq.pools.strikes import Cancel
 from cloudq.pools.watchdog import ThreadWatch, Watchdog
 
 #: Seconds that a stopping pool gives an interrupted job to come out of its ``finally`` blocks.
@@ -97,9 +96,6 @@ class SoloPool:
             now, watch = self._running, self._watch
             if not running or now is None or now.job is not job or self._claim is None:
                 return False
-            if isinstance(watch, AlarmWatch):
-                watch.interrupt(Cancel)
-                return True
             return watch.cancel(self._claim)
 
     def _wait_for_job(self) -> None:
@@ -134,9 +130,11 @@ class SoloPool:
                     break
                 job, done = self._waiting.popleft()
                 self._claim = claim = Claim(done)
+                self._watch = watch = self._pick_watch()
+                watch.claim = claim
                 self._running = Active(job, time.time(), os.getpid())
             try:
-                end = self._run(job)
+                end = self._run(job, watch)
             except BaseException:  # KeyboardInterrupt: for the process, not for the job
                 claim.tell(Died("interrupted"))
                 self._release()
@@ -150,13 +148,15 @@ class SoloPool:
             self._busy, self._thread, self._claim, self._running = False, None, None, None
             self._changed.notify_all()
 
-    def _run(self, job: Any) -> End:
-        assert self._runner is not None, "submit before start"
+    def _pick_watch(self) -> AlarmWatch | ThreadWatch:
         if threading.current_thread() is threading.main_thread():
-            self._watch = self._alarm
-            return guarded(self._runner, job, self._alarm)
-        self._watch = watch = ThreadWatch(self._dog)
-        watch.claim = self._claim
+            return self._alarm
+        return ThreadWatch(self._dog)
+
+    def _run(self, job: Any, watch: AlarmWatch | ThreadWatch) -> End:
+        assert self._runner is not None, "submit before start"
+        if isinstance(watch, AlarmWatch):
+            return guarded(self._runner, job, watch)
         self._dog.add(watch)
         try:
             return guarded(self._runner, job, watch)

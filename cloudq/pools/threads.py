@@ -105,9 +105,9 @@ class ThreadsPool:
     def cancel(self, job: Any, running: bool) -> bool:
         """As Steerable.cancel. Jobs that wait are not reached."""
         for place in tuple(self._places) if running else ():
-            claim, now = place.watch.claim, place.running
-            if claim is not None and now is not None and now.job is job:
-                return place.watch.cancel(claim)
+            now = place.running
+            if now is not None and now.job is job:
+                return place.watch.cancel(now.claim)
         return False
 
     # --- stopping -----------------------------------------------------------------------------
@@ -195,8 +195,8 @@ class ThreadsPool:
             if self._stopping:
                 tell(done, Returned())
                 continue
-            place.running = _Running(job, time.time())
             watch.claim = claim = Claim(done)
+            place.running = _Running(job, time.time(), claim)  # after it: who sees us can cancel us
             try:
                 end: End = guarded(runner, job, watch)
             except BaseException as error:  # noqa: BLE001  KeyboardInterrupt has no business here
@@ -211,11 +211,12 @@ class ThreadsPool:
 class _Running:
     """The job that a thread has: since when."""
 
-    __slots__ = ("job", "since")
+    __slots__ = ("claim", "job", "since")
 
-    def __init__(self, job: Any, since: float) -> None:
+    def __init__(self, job: Any, since: float, claim: Claim) -> None:
         self.job = job
         self.since = since
+        self.claim = claim
 
 
 class _Place:

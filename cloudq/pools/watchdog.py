@@ -29,8 +29,10 @@ class ThreadWatch:
         """``abandon`` is called by the watchdog, with the job's claim, when the job is not gone
         ``patience`` seconds after its hard limit."""
         self.limit = 0.0
-        #: Of the job that runs; set by the pool.
+        #: Of the job that is about to run, or runs; set by the pool.
         self.claim: Claim | None = None
+        self._doomed: Claim | None = None
+        self._over: Claim | None = None
         self._dog = dog
         self._abandon = abandon
         self._patience = patience
@@ -46,15 +48,19 @@ class ThreadWatch:
     # --- the pool's side, on the watched thread -----------------------------------------------
 
     def enter(self) -> None:
-        """A job starts, in this thread."""
+        """A job starts, in this thread. Raises Cancel when it was cancelled before."""
         self._ident = threading.get_ident()
         self._live = True
+        if self._doomed is not None:  # looked at after we are live: who comes now throws
+            self._doomed = None
+            raise Cancel
 
     def leave(self) -> None:
         """The job is over. Once this has returned nothing strikes; until then anything may, so the
         caller must be ready to call it again when one of STRIKES comes out of it."""
         with self._lock:
             self._live = False
+            self._over, self._doomed = self.claim, None
             self._still()
 
     def _still(self) -> None:
@@ -130,11 +136,13 @@ class ThreadWatch:
                 self._throw(Stopped)
 
     def cancel(self, claim: Claim) -> bool:
-        """Throw Cancel into the job of that claim, if it is the one that runs. Any thread."""
+        """Throw Cancel into the job of that claim, if it runs or is about to. Any thread."""
         with self._lock:
-            if not self._live or self.claim is not claim:
+            if self.claim is not claim or self._over is claim:
                 return False
-            self._throw(Cancel)
+            self._doomed = claim
+            if self._live:
+                self._throw(Cancel)
             return True
 
     def _throw(self, exception: type[BaseException]) -> None:

@@ -12,7 +12,9 @@ import pytest
 from cloudq.errors import SoftTimeLimitExceeded
 from cloudq.pools.alarm import AlarmWatch
 from cloudq.pools.asyncio import AsyncioPool
-from cloudq.pools.base import Died, End, Finished, RunnerSpec, TimedOut, Watch
+from cloudq.pools.base import Cancelled, Died, End, Finished, RunnerSpec, TimedOut, Watch
+from cloudq.pools.claim import Claim
+from cloudq.pools.guard import guarded
 from cloudq.pools.solo import SoloPool
 from cloudq.pools.threads import ThreadsPool
 from cloudq.pools.watchdog import ThreadWatch, Watchdog
@@ -364,3 +366,54 @@ def test_a_job_with_a_limit_gives_somebody_elses_alarm_back() -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+@pytest.mark.parametrize("kind", ["thread", "alarm"])
+def test_a_job_that_is_cancelled_before_its_first_line_never_runs(kind: str) -> None:
+    watch = ThreadWatch(Watchdog("test")) if kind == "thread" else AlarmWatch()
+    runner = Counting()
+    for early in (True, False, True, False):
+        watch.claim = claim = Claim(lambda end: None)
+        if early:
+            assert watch.cancel(claim)
+        end = guarded(runner, None, watch)
+
+        assert isinstance(end, Cancelled if early else Finished)
+    assert runner.count == 2
+    if isinstance(watch, AlarmWatch):
+        watch.close()
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled() -> None:
+    watch = ThreadWatch(Watchdog("test"))
+    watch.claim = claim = Claim(lambda end: None)
+    guarded(Counting(), None, watch)
+
+    assert not watch.cancel(claim)
+    assert not watch.cancel(Claim(lambda end: None))
+    assert isinstance(guarded(Counting(), None, watch), Finished)
+
+
+def test_an_alarm_for_a_job_that_has_just_ended_spares_the_next() -> None:
+    watch = AlarmWatch()
+    watch.claim = claim = Claim(lambda end: None)
+    guarded(Counting(), None, watch)
+
+    assert watch.cancel(claim)  # it came while the job's end was told
+    watch.claim = Claim(lambda end: None)
+    assert isinstance(guarded(Counting(), None, watch), Finished)
+    assert not watch.cancel(claim)
+    watch.close()
+
+
+class Counting:
+    """A runner that counts what it ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def run(self, job: Any, watch: Any) -> None:
+        self.count += 1
+
+    def close(self) -> None:
+        pass

@@ -33,16 +33,18 @@ class SteerableContract:
         pool.start(SPEC, self.runner())
         return pool
 
-    def begin(self, pool: Any, job: Any, ends: Ends) -> None:
-        """Submit and wait until it runs; a pool that runs jobs in ``submit`` gets a thread to do it in."""
+    def begin(self, pool: Any, job: Any, ends: Ends, pause: float = 0.005) -> None:
+        """Submit and wait until it runs, or has ended already. A pool that runs jobs in ``submit`` gets a
+        thread to do it in."""
+        before = len(ends.got)
         if self.concurrent:
             pool.submit(job, ends)
         else:
             threading.Thread(target=pool.submit, args=(job, ends), daemon=True).start()
         end = time.monotonic() + PATIENCE
-        while not any(each.job is job for each in pool.active()):
+        while not any(each.job is job for each in pool.active()) and len(ends.got) == before:
             assert time.monotonic() < end, "the job does not begin"
-            time.sleep(0.005)
+            time.sleep(pause)
 
     def test_what_runs_can_be_seen(self, pool: Any) -> None:
         ends, job = Ends(), ("limited", 30.0, None, None, False)
@@ -89,6 +91,18 @@ class SteerableContract:
 
         assert pool.cancel(job, True)
         assert ends.wait() == [Cancelled()]
+
+    def test_a_job_that_can_be_seen_can_be_stopped(self, pool: Any) -> None:
+        ends = Ends()
+        rounds = 4 if self.processes else 100
+        for n in range(rounds):  # what has not come as far as its first line, and what says that it begins
+            job = ("limited", 30.0, 25.0, 28.0, True)
+            self.begin(pool, job, ends, n % 4 * 0.0002)
+
+            assert pool.cancel(job, True)
+            ends.wait(n + 1)
+
+        assert ends.got == [Cancelled()] * rounds
 
     def test_a_stop_at_the_very_end_of_a_job_never_reaches_the_next(self, pool: Any) -> None:
         ends = Ends()

@@ -27,6 +27,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=16, help="threads of each worker")
     parser.add_argument("--slow-concurrency", type=int, default=64, help="the same where calls are slow")
     parser.add_argument(
+        "--one-core", action="store_true", help="contestants share one core, the server is on another"
+    )
+    parser.add_argument(
         "--soak", type=int, default=0, help="also watch memory over so many tasks, like 1000000"
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -78,7 +81,7 @@ def measured(options: argparse.Namespace) -> Figures:
     threads = (options.concurrency, options.slow_concurrency)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        ground.prepared(Path(folder), *threads) as here,
+        ground.prepared(Path(folder), *threads, options.one_core) as here,
     ):
         contest.hold(here, able, sizes, figures, say, options.measures)
         for trouble in figures.troubles:
@@ -120,7 +123,8 @@ def write(figures: Figures, options: argparse.Namespace) -> None:
         plot.draw(figures, options.plot)
     if options.write_docs:
         report.into_page(PAGE, figures)
-        plot.draw(figures, PICTURE)
+        if not figures.about.get("one_core"):
+            plot.draw(figures, PICTURE)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def about(ground: Ground, contestants: Sequence[Contestant], sizes: Sizes) -> di
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "one_core": ground.core is not None,
         "load_before": load(),
         "tasks": sizes.whole,
         "members": sizes.members,

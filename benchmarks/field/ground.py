@@ -54,13 +54,16 @@ class Publisher:
 
 
 class Ground:
-    """The server's control and a folder."""
+    """The server's control and a folder. ``core``: the one that contestants run on; None: all."""
 
-    def __init__(self, port: int, folder: Path, concurrency: int, slow_concurrency: int) -> None:
+    def __init__(
+        self, port: int, folder: Path, concurrency: int, slow_concurrency: int, core: int | None = None
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
         self.concurrency = concurrency
         self.slow_concurrency = slow_concurrency
+        self.core = core
         self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._queues = 0
 
@@ -147,7 +150,7 @@ class Ground:
         threads = concurrency or self.concurrency
         command = contestant.command(queue, threads)
         env = self.environment(contestant, "worker", queue, results, threads)
-        with process.started(command, env, self.log(contestant)) as running:
+        with process.started(command, env, self.log(contestant), self.core) as running:
             yield running.pid
 
     @contextmanager
@@ -156,7 +159,7 @@ class Ground:
         command = [sys.executable, "-m", "benchmarks.field.publisher", contestant.module]
         env = self.environment(contestant, "publisher", queue, results)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with process.started(command, env, self.log(contestant), **pipes) as running:
+        with process.started(command, env, self.log(contestant), self.core, **pipes) as running:
             yield Publisher(running, contestant.title)
 
 
@@ -166,14 +169,27 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _first_core() -> int:
+    """The core for contestants; we, and what we start, stay away from it."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise Stuck("with --one-core the server needs another core than the contestants; there is only one")
+    os.sched_setaffinity(0, others)
+    return first
+
+
 @contextmanager
-def prepared(folder: Path, concurrency: int, slow_concurrency: int) -> Iterator[Ground]:
-    """A running server with an empty table. Raises Stuck when it does not answer."""
+def prepared(
+    folder: Path, concurrency: int, slow_concurrency: int, one_core: bool = False
+) -> Iterator[Ground]:
+    """A running server with an empty table; with ``one_core`` on another core than the contestants, which share
+    one. Raises Stuck when it does not answer, or there is no second core."""
+    core = _first_core() if one_core else None
     port = _free_port()
     command = [sys.executable, "-m", "benchmarks.field.server", str(port)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with process.started(command, env, folder / "server.log"):
-        ground = Ground(port, folder, concurrency, slow_concurrency)
+        ground = Ground(port, folder, concurrency, slow_concurrency, core)
         deadline = time.monotonic() + 20
         while True:
             try:

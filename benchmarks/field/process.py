@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,16 +20,19 @@ _PR_SET_PDEATHSIG = 1
 PATIENCE = 3.0
 
 
-def _die_with_parent() -> None:
+def _begin(core: int | None) -> None:
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def started(
-    command: list[str], env: Mapping[str, str], log: Path, **streams: Any
+    command: list[str], env: Mapping[str, str], log: Path, core: int | None = None, **streams: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command until the block ends; then its whole group is ended. Its errors go to ``log``."""
+    """Run a command until the block ends; then its whole group is ended. Its errors go to ``log``; it and
+    all that it starts get that ``core`` only."""
     with log.open("a") as errors:
         process = subprocess.Popen(
             command,
@@ -36,7 +40,7 @@ def started(
             stderr=errors,
             text=True,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(_begin, core),
             **{"stdin": subprocess.DEVNULL, "stdout": errors, **streams},
         )
     try:

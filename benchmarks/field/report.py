@@ -12,6 +12,9 @@ from benchmarks.field.goals import GOALS
 
 BEGIN: Final = "<!-- field: begin (written by `make bench`) -->"
 END: Final = "<!-- field: end -->"
+#: The same of figures on one core, which have a place of their own.
+BEGIN_ONE_CORE: Final = '<!-- field on one core: begin (written by `make bench ARGS="--one-core"`) -->'
+END_ONE_CORE: Final = "<!-- field on one core: end -->"
 #: Phases of which calls are counted, and what they are called.
 PHASES: Final = (
     ("publish", "single send"),
@@ -146,9 +149,15 @@ def surroundings(figures: Figures) -> str:
         f"Measured {about['date']} in {about['seconds']:,} s: {about['rounds']} {'rounds' if about['rounds'] > 1 else 'round'} in turns, {about['tasks']:,} "
         f"tasks a round for the fastest, {about['concurrency']} threads a worker "
         f"({about['slow_concurrency']} where calls are slow), Python {about['python']}, "
-        f"{about['cores']} cores. Load of the machine (processes that want to run, average of a minute) before: "
+        f"{_cores(about)}. Load of the machine (processes that want to run, average of a minute) before: "
         f"{about['load_before']}, after: {about['load_after']}; the benchmark itself keeps up to two busy. "
         f"{_busy(about)}{versions}."
+    )
+
+
+def _cores(about: dict[str, Any]) -> str:
+    return f"{about['cores']} cores" + (
+        ", one for the contestants and another for the server" if about.get("one_core") else ""
     )
 
 
@@ -172,13 +181,20 @@ def whole(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
+def brief(figures: Figures) -> str:
+    """What was measured and the goals, without the rest."""
+    return "\n\n".join((surroundings(figures), measured(figures), goals(figures)))
+
+
 def into_page(page: Path, figures: Figures) -> None:
-    """Replace what stands between the page's markers. Raises ValueError when they are missing."""
+    """Replace what stands between the page's markers for such figures. Raises ValueError when they are missing."""
+    one_core = figures.about.get("one_core", False)
+    first, last = (BEGIN_ONE_CORE, END_ONE_CORE) if one_core else (BEGIN, END)
     text = page.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
         raise ValueError(
-            f"{page} has no line {BEGIN!r} followed by {END!r}: put both where the tables belong"
+            f"{page} has no line {first!r} followed by {last!r}: put both where the tables belong"
         )
-    page.write_text(f"{head}{BEGIN}\n\n{whole(figures)}\n\n{END}{tail}")
+    page.write_text(f"{head}{first}\n\n{brief(figures) if one_core else whole(figures)}\n\n{last}{tail}")

@@ -6,6 +6,8 @@ import os
 import select
 import socket
 import ssl
+import struct
+import sys
 import threading
 import time
 from collections.abc import Collection
@@ -19,6 +21,11 @@ _PIECE: Final = 262_144
 #: Seconds after which an unused connection is looked at before it is used again, and dropped.
 _FRESH: Final = 0.2
 _STALE: Final = 55.0
+#: Seconds that an answer in several pieces may have taken before its time limit is set anew.
+_SLACK: Final = 0.05
+#: Where the kernel keeps a socket's time limits as a C ``struct timeval``.
+_KERNEL_LIMITS: Final = sys.platform in ("linux", "darwin")
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class Connection:
@@ -30,11 +37,16 @@ class Connection:
         self.idle_since = 0.0
         #: Its call was ended by ``hang_up``.
         self.ended = False
+        #: Seconds that a send or a read may take, as the socket knows it.
+        self._limit = -1.0
         plain = socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
+            self._by_kernel = _KERNEL_LIMITS and context is None
+            if self._by_kernel:
+                plain.settimeout(None)
         except BaseException:
             plain.close()
             raise
@@ -47,18 +59,45 @@ class Connection:
         deadline = time.monotonic() + timeout
         reader = AnswerReader()
         self.began = False
-        self._socket.settimeout(timeout)
-        self._socket.sendall(data)
-        while True:
-            piece = self._socket.recv(_PIECE)
-            answer = reader.feed(piece)
-            self.began = True
-            if answer is not None:
-                return answer
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"the answer was not complete after {timeout:g} s")
-            self._socket.settimeout(left)
+        self._set_limit(timeout)
+        try:
+            sent = self._socket.send(data)
+            while sent < len(data):
+                self._limit_to(deadline)
+                sent += self._socket.send(memoryview(data)[sent:])
+            while True:
+                piece = self._socket.recv(_PIECE)
+                answer = reader.feed(piece)
+                self.began = True
+                if answer is not None:
+                    return answer
+                self._limit_to(deadline)
+        except (BlockingIOError, TimeoutError):  # the kernel's word for it, and Python's
+            raise TimeoutError(f"the answer was not complete after {timeout:g} s") from None
+
+    def _limit_to(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if left < self._limit - _SLACK:
+            self._set_limit(left)
+
+    def _set_limit(self, seconds: float) -> None:
+        """How long a send or a read may take from now on.
+
+        By the kernel where it can: Python's own limits are a poll before every send and read, and every such
+        call gives the interpreter's lock away and has to get it back. A TLS socket would not notice.
+        """
+        if seconds == self._limit:
+            return
+        if self._by_kernel:
+            micros = max(1, round(seconds * 1e6))  # zero would be no limit
+            value = _TIMEVAL.pack(*divmod(micros, 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        else:
+            self._socket.settimeout(seconds)
+        self._limit = seconds
 
     def usable(self, now: float) -> bool:
         """Is it worth another request? What the other side has closed is readable."""

@@ -22,8 +22,10 @@ LINGER: Final = 0.005
 BATCH: Final = 10
 #: So many of a queue are seen to at once.
 MANY: Final = 40
-#: While so many wait or are under way, one thread alone falls behind.
+#: While so many wait or are under way, one thread alone falls behind; but not where a call takes less than ``NEAR``
+#: (seconds): there, more threads would only wait for the interpreter's lock.
 BEHIND: Final = 60
+NEAR: Final = 0.003
 #: So many may wait or be under way before the places of those that come then stay taken until they are through: a
 #: worker whose acknowledgements fail must not go on receiving, or it would end up holding more than it can renew.
 CROWD: Final = 200
@@ -57,6 +59,8 @@ class Acks:
         self._numbers = itertools.count()
         self._flying = 0
         self._through = 0
+        #: Seconds that a call takes.
+        self._trip = 0.0
         #: Receipt -> whom to tell that its place is free.
         self._owed: dict[str, Callable[[], None]] = {}
         self._urgent = False
@@ -114,13 +118,14 @@ class Acks:
             if waiting:  # some is left, or was added just before we said so
                 line.since = time.monotonic()
                 self._watch()
-                if len(waiting) >= BATCH and len(waiting) + self._flying > BEHIND:
+                if len(waiting) >= BATCH and len(waiting) + self._flying > BEHIND and self._trip >= NEAR:
                     self._calls.put(line)
             return taken
 
-    def done(self, deliveries: list[Delivery]) -> list[Callable[[], None]]:
-        """These are through. Whom to tell that a place is free."""
+    def done(self, deliveries: list[Delivery], seconds: float) -> list[Callable[[], None]]:
+        """These are through, which took so long. Whom to tell that a place is free."""
         with self._lock:
+            self._trip += (seconds - self._trip) * 0.2
             self._flying -= len(deliveries)
             self._through += len(deliveries)
             if not self._owed:

@@ -25,13 +25,16 @@ AHEAD: Final = 120
 #: for ten costs what a poll for one does, and several in a row cost fewer handovers between threads. As much work
 #: is held ahead, so that nobody stands idle meanwhile.
 GATHER: Final = 0.005
+#: A queue that answers within this time (seconds) is asked by one poll after the other: what a second one would
+#: bring is processor time spent in this process, and threads that wait for the interpreter's lock.
+NEAR: Final = 0.003
 
 
 class Ask:
     """The right to one poll for ``count`` messages.
 
-    ``more``: after it half of the places would still be free, so that another poll should go beside this one
-    if it finds all it asks for; fewer are filled as fast by one poll after the other.
+    ``more``: after it half of the places would still be free and the queue is not near, so that another poll should
+    go beside this one if it finds all it asks for; fewer are filled as fast by one poll after the other.
     """
 
     __slots__ = ("count", "more", "since", "until")
@@ -62,7 +65,12 @@ class Pace:
 
     def answered(self, seconds: float) -> None:
         """A poll that found its full number took so long."""
-        self._trip += (seconds - self._trip) * 0.2
+        self._trip += (seconds - self._trip) * (0.2 if self._trip else 1.0)
+
+    @property
+    def near(self) -> bool:
+        """Is the queue known to answer at once?"""
+        return 0.0 < self._trip < NEAR
 
     def ahead(self, now: float) -> int:
         """Places beyond the limit, reckoned anew a few times a second."""
@@ -218,7 +226,7 @@ class Lane:
                     room = credit.room(self, now)
                     if room > 0 and credit.has_turn(self, now):
                         if gathered or not (nap := credit.nap(room, most)):
-                            return self._grant(min(most, room), room - most >= self._size() // 2, now)
+                            return self._grant(min(most, room), self._wants_more(room - most), now)
                         gathered = True
                         self._pause(nap)
                         continue
@@ -276,6 +284,9 @@ class Lane:
             self.loud_until = ask.until
         self.asks.append(ask)
         return ask
+
+    def _wants_more(self, left: int) -> bool:
+        return left >= self._size() // 2 and not self._credit._pace.near
 
     def kept(self, now: float) -> int:
         """Places that polls in flight keep free."""

@@ -107,8 +107,9 @@ class Disposal:
             again = False
             while deliveries := self._acks.take(line, again):
                 again = True
+                began = time.monotonic()
                 self._guarded(partial(self._ack, line.queue, deliveries), "acknowledging")
-                freed = self._acks.done(deliveries)
+                freed = self._acks.done(deliveries, time.monotonic() - began)
                 if self._flushing:
                     with self._changed:
                         self._changed.notify_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from benchmarks.field import process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "benchmarks.field", "--tasks", "100", "--measures", "throughput")
@@ -66,6 +69,31 @@ def test_a_tiny_contest_measures_cloudq_and_the_bare_loop_and_ends_all_it_starte
         assert found["calls_per_task"][key]["publish"]["SendMessage"] == pytest.approx(1)
     assert "| consume, µs CPU |" in shown
     assert left_of(tmp_path) == []
+
+
+def test_on_one_core_contestants_and_server_keep_apart(tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is only one core here")
+    running = contest(tmp_path, ["--only", "http", "--rounds", "1000", "--one-core"])
+    assert running.stderr is not None
+    assert "round 1, throughput: bare HTTP loop" in running.stderr.readline()
+    try:
+        places: dict[str, set[int]] = {"server": set(), "contestant": set()}
+        deadline = time.monotonic() + 60
+        while not all(places.values()) and time.monotonic() < deadline:
+            for pid in process.tree(running.pid)[1:]:
+                with contextlib.suppress(OSError):
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    which = "server" if b"benchmarks.field.server" in words else "contestant"
+                    places[which] |= os.sched_getaffinity(pid)
+            time.sleep(0.05)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=60)
+
+    assert len(places["contestant"]) == 1
+    assert places["server"]
+    assert not places["server"] & places["contestant"]
 
 
 def test_an_interrupted_contest_ends_what_it_started_and_writes_nothing(tmp_path: Path) -> None:

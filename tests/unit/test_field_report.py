@@ -160,6 +160,23 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> Non
     assert "old" not in once
 
 
+def test_figures_of_one_core_have_a_place_of_their_own(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        f"{report.BEGIN}\nall\n{report.END}\n{report.BEGIN_ONE_CORE}\nold\n{report.END_ONE_CORE}\nafter\n"
+    )
+    figures = some_figures()
+    figures.about["one_core"] = True
+
+    report.into_page(page, figures)
+
+    text = page.read_text()
+    assert text.startswith(f"{report.BEGIN}\nall\n{report.END}\n{report.BEGIN_ONE_CORE}\n")
+    assert "2 cores, one for the contestants and another for the server" in text
+    assert "| consume: CPU at most 2x the bare HTTP loop | 2.20x | **missed** |" in text
+    assert "old" not in text
+
+
 def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# No place\n")

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import pytest
+
 from cloudq.brokers.base import Delivery
 from cloudq.worker.acks import BATCH, BEHIND, CROWD, MANY, Acks, Line
 
@@ -18,6 +20,12 @@ def delivery(number: int, queue: str = "q") -> Delivery:
 
 def nobody() -> None:
     raise AssertionError("its place was free at once")
+
+
+def slow(acks: Acks, seconds: float = 0.02) -> None:
+    """Calls have taken so long."""
+    for _ in range(30):
+        acks.done([], seconds)
 
 
 class Watched:
@@ -81,6 +89,7 @@ def test_what_somebody_left_behind_is_called_for_again() -> None:
 
 def test_help_is_called_when_one_alone_falls_behind() -> None:
     acks = Acks(1)
+    slow(acks)
     for number in range(BEHIND + 2 * BATCH):
         acks.add(delivery(number), nobody)
     line = acks.call()
@@ -111,10 +120,10 @@ def test_the_places_of_a_crowd_are_free_when_it_is_through() -> None:
     line = acks.call()
     assert line is not None
     while taken := acks.take(line, again=True):
-        for each in acks.done(taken):
+        for each in acks.done(taken, 0.0):
             each()
     taken = acks.take(line, again=False)
-    for each in acks.done(taken):
+    for each in acks.done(taken, 0.0):
         each()
     assert told == [CROWD, CROWD + 1]
     assert not acks.busy()
@@ -129,7 +138,7 @@ def test_hurry_lets_nothing_wait() -> None:
         assert line is not None
         acks.add(delivery(2), nobody)
         assert acks.busy()
-        assert acks.done(acks.take(line, again=True)) == []
+        assert acks.done(acks.take(line, again=True), 0.0) == []
         assert not acks.busy()
 
 
@@ -156,7 +165,7 @@ def test_what_is_just_being_taken_is_not_through() -> None:
     for each in threads:
         each.join(30)
     assert seen == [True]
-    acks.done(taken)
+    acks.done(taken, 0.0)
     assert not acks.busy()
 
 
@@ -180,7 +189,7 @@ def test_none_is_left_behind_however_many_hand_in_and_take_at_once() -> None:
                 while found := acks.take(line, again):
                     again = True
                     taken.extend(each.receipt for each in found)
-                    acks.done(found)
+                    acks.done(found, 0.0)
 
         def add(start: int) -> None:
             for number in range(start, start + 2_000):
@@ -200,3 +209,15 @@ def test_none_is_left_behind_however_many_hand_in_and_take_at_once() -> None:
     for each in takers:
         each.join(30)
         assert not each.is_alive()
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.0005, 0), (0.02, 1)])
+def test_help_is_called_for_only_where_calls_take_their_time(seconds: float, calls: int) -> None:
+    acks = Acks(1)
+    acks.add(delivery(0, "other"), nobody)
+    slow(acks, seconds)
+    for number in range(BEHIND + BATCH + 1):
+        acks.add(delivery(number), nobody)
+    assert acks.call() is not None  # it was so many at once
+    acks.take(acks._lines["q"], again=False)
+    assert acks._calls.qsize() == calls

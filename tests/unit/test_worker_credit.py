@@ -446,3 +446,37 @@ def work(credit: Credit, lane: Lane, clock: Hands, rate: float) -> None:
         lane.give(int(rate * RECKONING / 10) + 10)
         lane.take(int(rate * RECKONING / 10))
     clock.now += RECKONING / 10
+
+
+def test_a_queue_that_answers_at_once_is_asked_by_one_poll_after_the_other(clock: Hands) -> None:
+    lane = Credit(64, monotonic=clock).lane()
+
+    def more(trip: float) -> bool:
+        """Does a poll want company, after many that took so long?"""
+        for _ in range(40):
+            ask = lane.ask(10)
+            assert ask is not None
+            clock.now += trip
+            lane.answer(ask, ask.count)
+            lane.give(ask.count)
+        ask = lane.ask(10)
+        assert ask is not None
+        lane.answer(ask, 0)
+        return ask.more
+
+    assert more(0.0009) is False
+    assert more(0.01) is True
+    assert more(0.0009) is False
+
+
+def test_one_answer_tells_whether_a_queue_is_near(clock: Hands) -> None:
+    for trip, company in ((0.0009, False), (0.02, True)):
+        lane = Credit(64, monotonic=clock).lane()
+        first = lane.ask(10)
+        assert first is not None
+        assert first.more, "nothing is known yet"
+        clock.now += trip
+        lane.answer(first, 10)
+        second = lane.ask(10)
+        assert second is not None
+        assert second.more is company

@@ -1,0 +1,129 @@
+"""One connection's time limits: the kernel's and Python's keep the same promise."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_script import self_signed
+
+from cloudq.aws import connection as module
+from cloudq.aws.connection import Connection
+from cloudq.aws.http1 import HttpAnswer
+from cloudq.aws.identity import Endpoint
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+Talk = Callable[[Any], None]
+
+
+@pytest.fixture(params=["kernel", "python", "tls"])
+def talking(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Talk], Any]:
+    """Gives a connection whose other side talks as told; its limits are kept by the kernel, by Python, or it is TLS."""
+    tls = request.param == "tls"
+    monkeypatch.setattr(module, "_KERNEL_LIMITS", request.param != "python")
+    certificate = self_signed(tmp_path, "localhost") if tls else None
+
+    @contextmanager
+    def make(talk: Talk) -> Iterator[Connection]:
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def serve() -> None:
+            plain, _ = listener.accept()
+            with plain:
+                if certificate is None:
+                    talk(plain)
+                    return
+                server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                server.load_cert_chain(certificate)
+                with server.wrap_socket(plain, server_side=True) as wrapped:
+                    talk(wrapped)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        context = ssl.create_default_context(cafile=str(certificate)) if certificate else None
+        host = "localhost" if tls else "127.0.0.1"
+        connection = Connection(Endpoint(host, listener.getsockname()[1], tls, "/"), context)
+        try:
+            yield connection
+        finally:
+            connection.close()
+            listener.close()
+            thread.join(30)
+
+    return make
+
+
+def test_many_exchanges_each_with_its_own_limit(talking: Callable[[Talk], Any]) -> None:
+    def echo(line: Any) -> None:
+        while data := line.recv(65536):
+            line.sendall(HEAD % len(data) + data)
+
+    with talking(echo) as connection:
+        for number, limit in enumerate((5.0, 5.0, 20.0, 0.5, 5.0)):
+            answer: HttpAnswer = connection.exchange(b"request %d" % number, limit)
+            assert (answer.status, answer.body, answer.keep) == (200, b"request %d" % number, True)
+
+
+def test_no_answer_is_waited_for_no_longer_than_allowed(talking: Callable[[Talk], Any]) -> None:
+    over = threading.Event()
+
+    def silent(line: Any) -> None:
+        over.wait(60)
+
+    with talking(silent) as connection:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"not complete after 0\.3 s"):
+            connection.exchange(b"request", 0.3)
+        assert 0.25 < time.monotonic() - began < 30
+        assert not connection.began
+        over.set()
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever(talking: Callable[[Talk], Any]) -> None:
+    over = threading.Event()
+
+    def drip(line: Any) -> None:
+        line.recv(100)
+        line.sendall(HEAD % 10_000)
+        while not over.wait(0.02):
+            line.sendall(b"x")
+
+    with talking(drip) as connection:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"not complete after 0\.5 s"):
+            connection.exchange(b"request", 0.5)
+        assert 0.45 < time.monotonic() - began < 30
+        assert connection.began
+        over.set()
+
+
+def test_a_request_that_nobody_reads_is_given_up(talking: Callable[[Talk], Any]) -> None:
+    over = threading.Event()
+
+    def deaf(line: Any) -> None:
+        over.wait(60)
+
+    with talking(deaf) as connection:
+        with pytest.raises(TimeoutError):
+            connection.exchange(b"x" * 30_000_000, 0.5)
+        over.set()
+
+
+def test_a_long_request_and_a_long_answer_go_through_in_pieces(talking: Callable[[Talk], Any]) -> None:
+    size = 8_000_000
+
+    def swap(line: Any) -> None:
+        left = size
+        while left:
+            left -= len(line.recv(65536))
+        line.sendall(HEAD % size + b"y" * size)
+
+    with talking(swap) as connection:
+        assert connection.exchange(b"x" * size, 60.0).body == b"y" * size

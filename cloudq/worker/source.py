@@ -26,6 +26,9 @@ NEAR_WAIT: Final = 0.25
 #: Seconds that a stopping worker waits for polls that cannot be hung up (boto3 driver): what they bring
 #: (perhaps just what we gave back) is given back too.
 POLL_GRACE: Final = 1.0
+#: Seconds before the next poll of a queue that had fewer messages than asked for: what has just been handed on begins
+#: meanwhile, instead of waiting for the interpreter's lock while the next request is made.
+_LET_START: Final = 5e-5
 
 
 class Source:
@@ -166,6 +169,8 @@ class Source:
             if got >= ask.count and ask.more:
                 self._helpers_wanted.release()
             self._deliver(deliveries)
+            if got < ask.count:
+                time.sleep(_LET_START)
         return True
 
     def _failed(self, error: Exception) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from cloudq.backends.adapter import mount
 from cloudq.backends.base import BackendCapabilities
 from cloudq.backends.blob import Blob, BlobBackend, Get, Listed, Mismatch, Put, Remove, Request
 from cloudq.backends.names import check_prefix
@@ -269,12 +270,9 @@ class AzureContainer:
 def _transport() -> Any:
     import requests
     from azure.core.pipeline.transport import RequestsTransport
-    from requests.adapters import HTTPAdapter
 
     session = requests.Session()
-    # The SDK's own pool keeps ten connections; its retries are the pipeline's, not the adapter's.
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
+    mount(session, CONNECTIONS)  # its retries are the pipeline's, not the adapter's
     return RequestsTransport(session=session)
 
 

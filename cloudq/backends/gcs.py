@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from cloudq.backends.adapter import mount
 from cloudq.backends.base import BackendCapabilities
 from cloudq.backends.blob import Blob, BlobBackend, Get, Listed, Mismatch, Put, Remove, Request
 from cloudq.backends.names import check_prefix
@@ -79,7 +80,6 @@ class GcsBucket:
     def _connect(self) -> Any:
         from google.auth import credentials
         from google.cloud import storage
-        from requests.adapters import HTTPAdapter
 
         arguments: dict[str, Any] = {"project": self._project}
         if self._endpoint_url:
@@ -88,9 +88,7 @@ class GcsBucket:
                 anonymous: Any = credentials.AnonymousCredentials
                 arguments["credentials"] = anonymous()
         client = storage.Client(**arguments)
-        # The client's own pool keeps ten connections and logs a warning about each further one.
-        for scheme in ("https://", "http://"):
-            client._http.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS))
+        mount(client._http, CONNECTIONS)
         return client
 
     def perform(self, request: Request) -> Any:

@@ -12,6 +12,7 @@ from cloudq.cli.common import (
     BackendOption,
     BrokerOption,
     JsonOption,
+    checked_id,
     err,
     find_app,
     moment,
@@ -94,7 +95,7 @@ def call(
 
 
 def result(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    id: Annotated[str, typer.Argument(parser=checked_id, metavar="ID", help="The task's id.")],
     app: AppOption = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until it has ended.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
@@ -122,7 +123,10 @@ def result(
 
 def retry(
     id: Annotated[
-        str, typer.Argument(metavar="WORKFLOW_ID", help="The id of its result, or of a task in it.")
+        str,
+        typer.Argument(
+            parser=checked_id, metavar="WORKFLOW_ID", help="The id of its result, or of a task in it."
+        ),
     ],
     app: AppOption = None,
     as_json: JsonOption = False,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -20,6 +21,7 @@ from cloudq.app import CloudQ
 from cloudq.errors import CloudQError
 from cloudq.loader import load_app
 from cloudq.monitoring.overview import declared_queues
+from cloudq.serializers.fields import MAX_ID_BYTES
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -35,6 +37,15 @@ BackendOption = Annotated[
     str | None, typer.Option("--result-backend", metavar="URL", help="Results URL, over the app's own.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def checked_id(value: str) -> str:
+    """A task's id as one may have: the ``parser`` of arguments. Others could have no record, and are refused."""
+    if value in ("", ".", "..") or len(quote(value, safe="", errors="surrogatepass")) > MAX_ID_BYTES:
+        raise typer.BadParameter(
+            f"{value[:40]!r} cannot be a task's id (1 to {MAX_ID_BYTES} percent-encoded bytes)"
+        )
+    return value
 
 
 def find_app(

@@ -11,6 +11,7 @@ from cloudq.cli.common import (
     AppOption,
     BackendOption,
     JsonOption,
+    checked_id,
     err,
     find_app,
     moment,
@@ -27,7 +28,9 @@ _ENDS = (states.SUCCESS, states.FAILURE, states.RETRY, states.REVOKED, states.RE
 
 
 def history(
-    id: Annotated[str | None, typer.Argument(metavar="ID", help="One task: all its runs, in full.")] = None,
+    id: Annotated[
+        str | None, typer.Argument(parser=checked_id, metavar="ID", help="One task: all its runs, in full.")
+    ] = None,
     app: AppOption = None,
     name: Annotated[
         str | None, typer.Option("--task", "--name", help="Only this task; globs like 'shop.*'.")

@@ -12,6 +12,7 @@ from cloudq.cli.common import (
     AppOption,
     BackendOption,
     JsonOption,
+    checked_id,
     err,
     find_app,
     moment,
@@ -194,7 +195,7 @@ def registered(
 
 @inspect.command("query-task")
 def query_task(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Task ids.")],
+    ids: Annotated[list[str], typer.Argument(parser=checked_id, metavar="ID...", help="Task ids.")],
     app: AppOption = None,
     destination: DestinationOption = None,
     timeout: TimeoutOption = None,

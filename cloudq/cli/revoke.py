@@ -12,6 +12,7 @@ from cloudq.cli.common import (
     AppOption,
     BackendOption,
     JsonOption,
+    checked_id,
     find_app,
     one_line_errors,
     out,
@@ -20,7 +21,9 @@ from cloudq.cli.common import (
 
 
 def revoke(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Task ids.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(parser=checked_id, metavar="ID...", help="Task ids.")
+    ] = None,
     app: AppOption = None,
     terminate: Annotated[bool, typer.Option("--terminate", "-T", help="Stop it if it runs already.")] = False,
     tree: Annotated[

@@ -69,10 +69,15 @@ class AioPort:
         raise AssertionError("unreachable")
 
     async def _once(self, call: Call) -> Answer:
+        from aiohttp import ClientError
         from botocore import xform_name
+        from botocore.exceptions import ResponseStreamingError
 
         client = await self._client(call.service, is_slow(call))
-        answer: dict[str, Any] = await getattr(client, xform_name(call.operation))(**call.params)
+        try:
+            answer: dict[str, Any] = await getattr(client, xform_name(call.operation))(**call.params)
+        except ClientError as error:  # aiobotocore leaves it as it is where an error's body breaks off
+            raise ResponseStreamingError(error=error) from error
         refuse_half(call, answer)
         body = answer.get("Body")
         if body is not None and hasattr(body, "read"):

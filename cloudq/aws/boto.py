@@ -144,8 +144,18 @@ class BotoPort:
         return True
 
     def _once(self, call: Call) -> Answer:
+        from botocore.exceptions import ResponseStreamingError
+        from urllib3.exceptions import HTTPError
+
         method = self._clients().method(call.service, call.operation, is_slow(call))
-        answer: dict[str, Any] = method(**call.params)
+        try:
+            answer: dict[str, Any] = method(**call.params)
+        except HTTPError as error:  # botocore leaves it as it is where an error's body breaks off
+            raise ResponseStreamingError(error=error) from error
+        except ValueError as error:  # ... and where a length breaks off before its first digit
+            if call.operation != "GetObject" or isinstance(error, UnicodeError):
+                raise
+            raise ResponseStreamingError(error=error) from error
         refuse_half(call, answer)
         body = answer.get("Body")
         if body is not None and hasattr(body, "read"):
@@ -171,7 +181,8 @@ def refuse_half(call: Call, answer: Mapping[str, Any]) -> None:
     if call.service not in _TOLD or meta.get("HTTPStatusCode") != 200 or sdk_is_mocked():
         return
     headers = meta.get("HTTPHeaders", {})
-    if "content-length" not in headers and "transfer-encoding" not in headers:
+    told = headers.get("content-length", "").isdigit() or headers.get("transfer-encoding") == "chunked"
+    if not told:
         if hasattr(answer.get("Body"), "close"):
             answer["Body"].close()
         raise ResponseStreamingError(error="the head of the answer broke off")

@@ -21,8 +21,13 @@ def mount(session: Any, connections: int) -> None:
 
         def send(self, request: Any, *args: Any, **options: Any) -> Any:
             answer = super().send(request, *args, **options)
-            told = "content-length" in answer.headers or "transfer-encoding" in answer.headers
-            if told or request.method == "HEAD" or answer.status_code in _NO_BODY:
+            length, coding = answer.headers.get("content-length", ""), answer.headers.get("transfer-encoding")
+            if (
+                length.isdigit()
+                or coding == "chunked"
+                or request.method == "HEAD"
+                or answer.status_code in _NO_BODY
+            ):
                 return answer
             answer.close()
             raise Broken("the head of the answer broke off", request=request)

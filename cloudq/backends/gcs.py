@@ -235,5 +235,14 @@ def _foreign() -> tuple[type[Exception], ...]:
     from google.auth.exceptions import GoogleAuthError
     from google.resumable_media import DataCorruption, InvalidResponse
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
 
-    return GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, RequestException, OSError
+    return (
+        GoogleAPIError,
+        GoogleAuthError,
+        DataCorruption,
+        InvalidResponse,
+        RequestException,
+        HTTPError,
+        OSError,
+    )

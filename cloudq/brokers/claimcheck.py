@@ -183,7 +183,7 @@ class ClaimCheck:
             raise PayloadRefused(
                 f"$.ref.size is {ref.size}, and broker_large_messages_max is {self._most}: raise it for this app"
             )
-        data = place.get(name, ref.size + 1)
+        data = self._get(place, name, ref)
         if data is None:
             raise PayloadMissing(
                 f"{ref.uri} is not there: it was removed with an earlier copy of this message, by hand, or by a "
@@ -198,6 +198,19 @@ class ClaimCheck:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DecodeError(f"{ref.uri} is not UTF-8: {error}") from error
+
+    def _get(self, place: Place, name: str, ref: PayloadRef) -> bytes | None:
+        """What the place has. An error nobody foresaw is the place's trouble, not the message's: it must not be buried
+        for it."""
+        try:
+            return place.get(name, ref.size + 1)
+        except (CloudQError, MemoryError):
+            raise
+        except Exception as error:
+            logger.exception("reading %s failed in a way nobody foresaw", ref.uri)
+            raise ServiceUnavailable(
+                f"{ref.uri} could not be read: {type(error).__name__}: {error}"
+            ) from error
 
     def discard(self, ref: PayloadRef) -> None:
         """Remove a text; one that is gone already is no error. Raises PayloadRefused, OperationalError."""

@@ -7,7 +7,10 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +236,73 @@ def test_an_answer_whose_head_breaks_off_is_asked_for_again(
         port.close()
     assert {name: answer[name] for name in found} == found
     assert pieces == []
+
+
+_ERROR = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>m</Message></Error>'
+_ANSWERS = {
+    "whole": b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 5\r\n\r\nhello',
+    "in chunks": b'HTTP/1.1 200 OK\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n',
+    "an error": b"HTTP/1.1 503 Slow\r\nContent-Length: %d\r\n\r\n" % len(_ERROR) + _ERROR,
+    "an error in chunks": b"HTTP/1.1 503 Slow\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+    % (len(_ERROR), _ERROR),
+}
+
+
+class Cutting:
+    """A server that cuts its first answer after so many bytes, and then gives whole ones."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cut = b""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                line, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(line,), daemon=True).start()
+
+    def _serve(self, line: socket.socket) -> None:
+        with line, suppress(OSError):
+            while line.recv(65_536):
+                cut, self.cut = self.cut, b""
+                line.sendall(cut or _ANSWERS["whole"])
+                if cut:
+                    line.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize("kind", list(_ANSWERS))
+@pytest.mark.parametrize("driver", ["boto3", "aioboto3"])
+def test_an_object_comes_whole_wherever_an_answer_breaks_off(
+    driver: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every byte: no part is taken for all, and no error but ours comes out (issue 3)."""
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
+    real = asyncio.sleep
+    monkeypatch.setattr("asyncio.sleep", lambda seconds, *rest: real(0, *rest))
+    server = Cutting()
+    ours = AioPort("us-east-1", server.url)
+    theirs = BotoPort("us-east-1", server.url, clock=FrozenClock())
+
+    async def get() -> Any:
+        return await ours.call(GET) if driver == "aioboto3" else theirs.call(GET)
+
+    async def all_cuts() -> list[int]:
+        wrong = []
+        for at in range(1, len(_ANSWERS[kind])):
+            server.cut = _ANSWERS[kind][:at]
+            if (await get())["Body"] != b"hello":
+                wrong.append(at)
+        await ours.close()
+        return wrong
+
+    assert asyncio.run(all_cuts()) == []
+    theirs.close()
+    server.close()
 
 
 def test_the_same_arguments_share_a_port() -> None:

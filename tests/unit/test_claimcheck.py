@@ -617,3 +617,23 @@ def test_purging_dead_letters_removes_their_texts(bench: Bench) -> None:
     assert letters.purge() == 1
     assert bench.kept() == []
     assert letters.peek(9) == []
+
+
+def test_an_unforeseen_error_of_the_place_buries_no_message(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.keep.delay(BIG)
+
+    def broken(key: str) -> None:
+        raise ValueError("a library's own")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.place._backend, "read", broken)
+        [verdict] = bench.step()
+    assert isinstance(verdict, Release)
+    assert "failed in a way nobody foresaw" in caplog.text
+
+    bench.clock.advance(3600)
+    assert bench.step() == [Ack()]
+    assert bench.ran == [BIG]
+    assert bench.kept() == []

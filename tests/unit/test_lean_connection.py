@@ -86,6 +86,23 @@ def test_no_answer_is_waited_for_no_longer_than_allowed(talking: Callable[[Talk]
         over.set()
 
 
+def test_a_shorter_limit_counts_after_a_longer_one(talking: Callable[[Talk], Any]) -> None:
+    over = threading.Event()
+
+    def once(line: Any) -> None:
+        line.recv(100)
+        line.sendall(HEAD % 2 + b"ok")
+        over.wait(60)
+
+    with talking(once) as connection:
+        assert connection.exchange(b"request", 50.0).body == b"ok"
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"not complete after 0\.3 s"):
+            connection.exchange(b"request", 0.3)
+        assert time.monotonic() - began < 30
+        over.set()
+
+
 def test_an_answer_that_drips_is_not_waited_for_for_ever(talking: Callable[[Talk], Any]) -> None:
     over = threading.Event()
 

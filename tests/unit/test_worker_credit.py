@@ -470,7 +470,7 @@ def test_a_queue_that_answers_at_once_is_asked_by_one_poll_after_the_other(clock
 
 
 def test_one_answer_tells_whether_a_queue_is_near(clock: Hands) -> None:
-    for trip, company in ((0.0009, False), (0.02, True)):
+    for trip, company in ((0.0009, False), (0.01, True)):
         lane = Credit(64, monotonic=clock).lane()
         first = lane.ask(10)
         assert first is not None

@@ -37,16 +37,15 @@ class Connection:
         self.idle_since = 0.0
         #: Its call was ended by ``hang_up``.
         self.ended = False
-        #: Seconds that a send or a read may take, as the socket knows it.
+        #: Seconds that a send or a read may take, as the socket knows it; is it the kernel's?
         self._limit = -1.0
+        self._by_kernel = False
         plain = socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
-            self._by_kernel = _KERNEL_LIMITS and context is None
-            if self._by_kernel:
-                plain.settimeout(None)
+            self._plain = context is None
         except BaseException:
             plain.close()
             raise
@@ -86,18 +85,21 @@ class Connection:
         """How long a send or a read may take from now on.
 
         By the kernel where it can: Python's own limits are a poll before every send and read, and every such
-        call gives the interpreter's lock away and has to get it back. A TLS socket would not notice.
+        call gives the interpreter's lock away and has to get it back. A TLS socket would not notice; and in the main
+        thread each signal that comes (a timer's, say) would begin the kernel's limit anew.
         """
-        if seconds == self._limit:
+        by_kernel = self._plain and _KERNEL_LIMITS and threading.get_ident() != threading.main_thread().ident
+        if seconds == self._limit and by_kernel == self._by_kernel:
             return
-        if self._by_kernel:
+        if by_kernel:
             micros = max(1, round(seconds * 1e6))  # zero would be no limit
             value = _TIMEVAL.pack(*divmod(micros, 1_000_000))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+            self._socket.settimeout(None)
         else:
             self._socket.settimeout(seconds)
-        self._limit = seconds
+        self._limit, self._by_kernel = seconds, by_kernel
 
     def usable(self, now: float) -> bool:
         """Is it worth another request? What the other side has closed is readable."""

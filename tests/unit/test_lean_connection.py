@@ -1,10 +1,12 @@
 """One connection's time limits: the kernel's and Python's keep the same promise."""
 
+import signal
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,33 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 Talk = Callable[[Any], None]
 
 
+class Elsewhere:
+    """A connection that is used in a thread of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._thread = ThreadPoolExecutor(1)
+
+    @property
+    def began(self) -> bool:
+        return self._connection.began
+
+    def exchange(self, data: bytes, timeout: float) -> HttpAnswer:
+        return self._thread.submit(self._connection.exchange, data, timeout).result(120)
+
+
 @pytest.fixture(params=["kernel", "python", "tls"])
 def talking(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Talk], Any]:
-    """Gives a connection whose other side talks as told; its limits are kept by the kernel, by Python, or it is TLS."""
+    """Gives a connection whose other side talks as told; its limits are kept by the kernel (in another thread than the
+    main one), by Python, or it is TLS."""
     tls = request.param == "tls"
     monkeypatch.setattr(module, "_KERNEL_LIMITS", request.param != "python")
     certificate = self_signed(tmp_path, "localhost") if tls else None
 
     @contextmanager
-    def make(talk: Talk) -> Iterator[Connection]:
+    def make(talk: Talk) -> Iterator[Connection | Elsewhere]:
         listener = socket.create_server(("127.0.0.1", 0))
 
         def serve() -> None:
@@ -51,7 +69,7 @@ def talking(
         host = "localhost" if tls else "127.0.0.1"
         connection = Connection(Endpoint(host, listener.getsockname()[1], tls, "/"), context)
         try:
-            yield connection
+            yield Elsewhere(connection) if request.param == "kernel" else connection
         finally:
             connection.close()
             listener.close()
@@ -144,3 +162,38 @@ def test_a_long_request_and_a_long_answer_go_through_in_pieces(talking: Callable
 
     with talking(swap) as connection:
         assert connection.exchange(b"x" * size, 60.0).body == b"y" * size
+
+
+def test_signals_in_the_main_thread_put_no_limit_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    rings: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rings.append(number))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = Connection(Endpoint("127.0.0.1", silent.getsockname()[1], False, "/"), None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError, match=r"not complete after 0\.4 s"):
+                connection.exchange(b"request", 0.4)
+            assert time.monotonic() - began < 30
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, before)
+            connection.close()
+    assert rings
+
+
+def test_a_connection_goes_from_thread_to_thread() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection(Endpoint("127.0.0.1", listener.getsockname()[1], False, "/"), None)
+        line, _ = listener.accept()
+        elsewhere = Elsewhere(connection)
+        for number in range(6):
+            line.sendall(HEAD % 2 + b"ok")
+            user = elsewhere if number % 2 else connection
+            assert user.exchange(b"request", 5.0).body == b"ok"
+            assert connection._by_kernel == bool(number % 2)
+            with pytest.raises(TimeoutError):
+                user.exchange(b"request", 0.02)
+        line.close()
+        connection.close()

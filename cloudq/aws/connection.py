@@ -45,7 +45,8 @@ class Connection:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket = context.wrap_socket(plain, server_hostname=endpoint.host) if context else plain
-            self._plain = context is None
+            # Green threads bring sockets of their own, which never block in the kernel.
+            self._plain = context is None and type(plain).__module__ == socket.__name__
         except BaseException:
             plain.close()
             raise

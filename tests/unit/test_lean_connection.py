@@ -197,3 +197,16 @@ def test_a_connection_goes_from_thread_to_thread() -> None:
                 user.exchange(b"request", 0.02)
         line.close()
         connection.close()
+
+
+def test_a_green_thread_s_socket_keeps_its_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Green(socket.socket):
+        """As gevent's, which replaces the standard library's."""
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(socket, "socket", Green)
+        connection = Connection(Endpoint("127.0.0.1", silent.getsockname()[1], False, "/"), None)
+        with pytest.raises(TimeoutError):
+            Elsewhere(connection).exchange(b"request", 0.1)
+        assert connection._socket.gettimeout() == 0.1
+        connection.close()

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -21,7 +20,7 @@ from cloudq.app import CloudQ
 from cloudq.errors import CloudQError
 from cloudq.loader import load_app
 from cloudq.monitoring.overview import declared_queues
-from cloudq.serializers.fields import MAX_ID_BYTES
+from cloudq.serializers.fields import Fault, task_id
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -41,11 +40,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 def checked_id(value: str) -> str:
     """A task's id as one may have: the ``parser`` of arguments. Others could have no record, and are refused."""
-    if value in ("", ".", "..") or len(quote(value, safe="", errors="surrogatepass")) > MAX_ID_BYTES:
-        raise typer.BadParameter(
-            f"{value[:40]!r} cannot be a task's id (1 to {MAX_ID_BYTES} percent-encoded bytes)"
-        )
-    return value
+    if not value:
+        raise typer.BadParameter("a task's id is not empty")
+    try:
+        return task_id(value, "ID")
+    except Fault as fault:
+        raise typer.BadParameter(f"a task's id {fault.says}") from None
 
 
 def find_app(

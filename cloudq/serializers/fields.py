@@ -58,7 +58,8 @@ def _task(value: Any, name: str) -> str:
     return str(value)
 
 
-def _id(value: Any, name: str) -> str:
+def task_id(value: Any, name: str) -> str:
+    """A task's id; an empty one is left to who reads the message. Raises Fault."""
     if not isinstance(value, str):
         _text(value, name)
     if len(value) * 9 > MAX_ID_BYTES or value in (".", ".."):  # 9: what one character takes at most, nearly
@@ -73,7 +74,7 @@ def _id(value: Any, name: str) -> str:
 def _group_id(value: Any, name: str) -> str:
     if value == "":
         raise Fault(name, "is an id, not empty")
-    return _id(value, name)
+    return task_id(value, name)
 
 
 def _count(value: Any, name: str) -> int:
@@ -142,7 +143,7 @@ def head(document: dict[str, Any], envelope: Envelope) -> None:
     """The id and the task's name, which come first. Raises SerializationError."""
     try:
         if envelope.id:
-            document["id"] = _id(envelope.id, "id")
+            document["id"] = task_id(envelope.id, "id")
         document["task"] = _task(envelope.task, "task")
     except Fault as fault:
         raise SerializationError(f"{fault.where} {fault.says}", f"$.{fault.where}") from None
@@ -268,7 +269,7 @@ def _read_group(value: Any, name: str) -> GroupRef:
 
 _READERS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "task": _task,
-    "id": _id,
+    "id": task_id,
     "eta": read_moment,
     "expires": read_moment,
     "sent_at": read_moment,

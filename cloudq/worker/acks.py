@@ -16,16 +16,16 @@ from queue import SimpleQueue
 from typing import Final
 
 from cloudq.brokers.base import Delivery, is_fifo
+from cloudq.worker.credit import NEAR
 
 #: Seconds that an acknowledgement waits for company.
 LINGER: Final = 0.005
 BATCH: Final = 10
 #: So many of a queue are seen to at once.
 MANY: Final = 40
-#: While so many wait or are under way, one thread alone falls behind; but not where a call takes less than ``NEAR``
-#: (seconds): there, more threads would only wait for the interpreter's lock.
+#: While so many wait or are under way, one thread alone falls behind; but not where a call takes less than ``NEAR``:
+#: there, more threads would only wait for the interpreter's lock.
 BEHIND: Final = 60
-NEAR: Final = 0.003
 #: So many may wait or be under way before the places of those that come then stay taken until they are through: a
 #: worker whose acknowledgements fail must not go on receiving, or it would end up holding more than it can renew.
 CROWD: Final = 200

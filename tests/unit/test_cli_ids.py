@@ -21,7 +21,7 @@ def test_an_id_that_no_task_can_have_is_refused(
     done = CliRunner().invoke(cli, [*command, given])
 
     assert done.exit_code == 2
-    assert "cannot be a task's id" in done.output
+    assert "a task's id is " in done.output
 
 
 def test_the_longest_id_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_many_exchanges_each_with_its_own_limit(talking: Callable[[Talk], Any]) 
             line.sendall(HEAD % len(data) + data)
 
     with talking(echo) as connection:
-        for number, limit in enumerate((5.0, 5.0, 20.0, 0.5, 5.0)):
+        for number, limit in enumerate((30.0, 30.0, 60.0, 20.0, 30.0)):
             answer: HttpAnswer = connection.exchange(b"request %d" % number, limit)
             assert (answer.status, answer.body, answer.keep) == (200, b"request %d" % number, True)
 
